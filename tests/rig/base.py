@@ -1,0 +1,158 @@
+# Copyright: The hpc.compute authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Root file systems for nodes: built once, kept in the cache, never changed afterwards.
+
+A node is an overlay on one of these. Each has a name that contains a hash of its recipe, so that a changed recipe gives
+a new one; it is built beside its place and renamed when complete, so that what has the name is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from . import archive, debs, mounts
+from .archive import Archive
+from .nspawn import in_root
+from .paths import CACHE, locked
+from .process import RigError, run
+
+#: A bare Debian plus what every cloud image has and Ansible needs. Leaner than a cloud image on purpose: what a role
+#: needs it has to install itself. Nothing of Slurm, munge or a compiler.
+PACKAGES = (
+    "ca-certificates",
+    "dbus",
+    "iproute2",
+    "kmod",
+    "openssh-server",
+    "python3",
+    "python3-apt",
+    "sudo",
+    "systemd-sysv",
+    "udev",
+)
+CONTROLLER_PACKAGES = ("munge", "slurm-client", "slurmctld")
+USER = "debian"
+_FILES = {
+    # apt runs when a playbook says so, not when a timer fires in the middle of a test
+    "etc/systemd/system/apt-daily.timer": None,
+    "etc/systemd/system/apt-daily-upgrade.timer": None,
+    "etc/systemd/system/dpkg-db-backup.timer": None,
+    # every test logs in many times from one address, which sshd would otherwise take for an attack; and the rig's
+    # network has no reverse name service to wait for
+    "etc/ssh/sshd_config.d/rig.conf": "PerSourcePenalties no\nUseDNS no\n",
+    f"etc/sudoers.d/{USER}": f"{USER} ALL=(ALL) NOPASSWD: ALL\n",
+    "etc/fstab": "",
+    # written for each node when it is made
+    "etc/machine-id": "",
+    "etc/hostname": "",
+}
+
+
+def ensure() -> Path:
+    """The Debian 13 root file system; built when the cache has none of this recipe (about 20 s).
+
+    :raises RigError: it cannot be built; the message carries the end of the log.
+    """
+    source = archive.of_this_machine()
+    recipe = repr((PACKAGES, sorted(_FILES.items(), key=str), source, "1"))
+    return _cached("debian", recipe, lambda root, log: _build(root, source, log))
+
+
+def ensure_controller() -> tuple[Path, ...]:
+    """Overlay layers, upper first, of a node with Slurm's controller installed but not configured.
+
+    It is a fixture: nothing of the collection is shown by installing it anew each time.
+    """
+    below = ensure()
+    recipe = repr((CONTROLLER_PACKAGES, below.name, "1"))
+    return _cached("controller", recipe, lambda root, log: _build_controller(root, below, log)), below
+
+
+def _cached(name: str, recipe: str, build: Callable[[Path, Path], None]) -> Path:
+    """The cached root file system *name* of this *recipe*, built by *build(root, log)* when there is none."""
+    done = CACHE / "roots" / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
+    with locked(f"root-{name}"):
+        if done.is_dir():
+            return done
+        done.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in done.parent.glob(f".{name}-*"):
+            mounts.remove_tree(leftover)  # of a build that was killed
+        log = CACHE / f"{name}.log"
+        log.unlink(missing_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=done.parent))
+        work.chmod(0o755)
+        build(work / "root", log)
+        (work / "root").rename(done)
+        mounts.remove_tree(work)
+        return done
+
+
+def _build(root: Path, source: Archive, log: Path) -> None:
+    # in a mount namespace of its own, so that a killed build leaves no mounts of mmdebstrap behind
+    run(
+        [
+            *("unshare", "--mount", "mmdebstrap", "--mode=root", "--variant=minbase", "--dpkgopt=force-unsafe-io"),
+            *(f"--aptopt={setting}" for setting in source.proxies),
+            *(f"--include={','.join(PACKAGES)}", archive.SUITE, root, *source.one_line_sources()),
+        ],
+        log=log,
+    )
+    # the options above are for the build; a node must have Debian's own settings
+    for path in ("etc/dpkg/dpkg.cfg.d/99mmdebstrap", "etc/apt/apt.conf.d/99mmdebstrap", "etc/apt/sources.list"):
+        (root / path).unlink(missing_ok=True)
+    if source.proxies:
+        _write(root, "etc/apt/apt.conf.d/proxy", "".join(f"{line}\n" for line in source.proxies))
+    _write(root, "etc/apt/sources.list.d/debian.sources", source.deb822())
+    for path, text in _FILES.items():
+        if text is None:
+            (root / path).symlink_to("/dev/null")
+        else:
+            _write(root, path, text)
+    for key in (root / "etc/ssh").glob("ssh_host_*"):
+        key.unlink()  # each node gets the one the rig knows
+    run(["chroot", root, "useradd", "--create-home", "--shell", "/bin/bash", USER])
+    run(["chroot", root, "systemctl", "--quiet", "enable", "systemd-networkd.service", "ssh.service"])
+    # else each node would rebuild its caches at boot
+    for stamp in ("etc/.updated", "var/.updated"):
+        (root / stamp).touch()
+    # empty lists that look new make Ansible's apt believe that they were just fetched (cache_valid_time)
+    os.utime(root / "var/lib/apt/lists", (0, 0))
+
+
+def _build_controller(root: Path, below: Path, log: Path) -> None:
+    work = root.parent / "overlay"
+    with mounts.overlay((below,), root, work) as merged:
+        # started services would be those of this machine's kernel, in nobody's cgroup
+        policy = merged / "usr/sbin/policy-rc.d"
+        _write(merged, "usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+        debs.put_into(merged)
+        in_root(merged, ["apt-get", "-q", "update"], log)
+        in_root(merged, ["apt-get", "-q", "-y", "install", *CONTROLLER_PACKAGES], log)
+        policy.unlink()
+        debs.take_from(merged)
+        in_root(merged, ["apt-get", "clean"], log)
+        for path in (merged / "var/lib/apt/lists").glob("*_*"):
+            path.unlink()
+
+
+def _write(root: Path, path: str, text: str) -> None:
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+
+
+def drop_all() -> None:
+    """Forget every cached root file system and downloaded package, for a run as on a machine that never had one.
+
+    :raises RigError: a node is up that stands on one of them.
+    """
+    if mounts.below(CACHE) or mounts.overlays_on(CACHE / "roots"):
+        raise RigError("expected no node to be up when the cache is dropped; take them down first: ./run demo down")
+    for name in ("roots", "debs"):
+        shutil.rmtree(CACHE / name, ignore_errors=False) if (CACHE / name).exists() else None

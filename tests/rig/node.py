@@ -1,0 +1,199 @@
+# Copyright: The hpc.compute authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A disposable Debian 13 machine: systemd as PID 1, own network address, emulated GPUs if wanted; up in seconds."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+from . import base, debs, mounts, network, nspawn, ssh
+from .paths import NODES, REPO, STATE, locked
+from .process import Completed, RigError, run, wait_for
+
+IMAGES = ("debian", "controller")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node by name. *ip* is an address of the rig's network; who uses which stands in the rig's README.
+
+    *image* is ``debian`` (a bare Debian 13) or ``controller`` (with slurmctld installed, not configured).
+    """
+
+    name: str
+    ip: str
+    image: str = "debian"
+
+    @property
+    def folder(self) -> Path:
+        """Everything of this node on the host."""
+        return NODES / self.name
+
+    @property
+    def root(self) -> Path:
+        """Its root file system, as the host sees it while the node is up."""
+        return self.folder / "root"
+
+    def up(self, gpus: str | None = None) -> None:
+        """Boot it, fresh; one that is up by this name is removed first. Returns when it has booted and answers.
+
+        :param gpus: emulated GPUs, as the emulator's ``--gpus`` takes them; ``None`` or ``none`` for a machine without.
+        :raises RigError: the name, address or GPU specification is no good, or the node did not come up; in the last case
+            it is removed again.
+        """
+        self._check()
+        layers = base.ensure_controller() if self.image == "controller" else (base.ensure(),)
+        ssh.ensure_keys()
+        with locked(f"node-{self.name}"):
+            self._remove()
+            try:
+                self._prepare(layers, gpus)
+                nspawn.boot(self.name, self.root, self.folder / "console.log")
+                self._wait_until_up()
+            except BaseException:  # also on Ctrl-C: nothing half made may stay
+                self._remove()
+                raise
+
+    def down(self) -> None:
+        """Remove it: processes, mounts, control groups, files; with the last node the network too. Never fails for absence."""
+        with locked(f"node-{self.name}"):
+            self._remove()
+
+    def is_up(self) -> bool:
+        return nspawn.is_up(self.name)
+
+    def run(
+        self, command: Sequence[str], *, check: bool = True, stdin: str | None = None, timeout: float | None = 300
+    ) -> Completed:
+        """Run *command* in the node as root and return its result, text output included.
+
+        :raises RigError: it failed while *check* is set, or took longer than *timeout* seconds.
+        """
+        words = ["ssh", *self._ssh_options(), f"root@{self.ip}", "--", shlex.join(command)]
+        done = run(words, check=False, stdin=stdin, timeout=timeout)
+        if check and done.returncode != 0:
+            told = (done.stderr or done.stdout).strip()
+            raise RigError(f"on node {self.name}: {shlex.join(command)} failed with exit code {done.returncode}: {told}")
+        return done
+
+    def shell_command(self) -> list[str]:
+        """The command that gives a person a root shell in it."""
+        return ["ssh", "-t", *ssh.options(), f"root@{self.ip}"]
+
+    def keep_packages(self) -> None:
+        """Put what it downloaded into the cache; ``down`` does so too."""
+        debs.take_from(self.root)
+
+    def connection(self) -> dict[str, str]:
+        """Variables with which Ansible reaches it as an ordinary user who may use sudo."""
+        return {
+            "ansible_host": self.ip,
+            "ansible_user": base.USER,
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "ansible_ssh_common_args": shlex.join(self._ssh_options()),
+        }
+
+    def _ssh_options(self) -> list[str]:
+        return ssh.options(self.folder / "ssh")
+
+    def _check(self) -> None:
+        if self.image not in IMAGES:
+            raise RigError(f"expected a node image of {', '.join(IMAGES)}, found {self.image!r}")
+        plain = self.name.replace("-", "")
+        if not (plain.isascii() and plain.isalnum() and self.name[0].isalpha() and len(self.name) <= 40):
+            raise RigError(f"expected a node name of letters, digits and hyphens (at most 40), found {self.name!r}")
+        if ip_address(self.ip) not in ip_network(network.NETWORK) or self.ip == network.GATEWAY:
+            raise RigError(f"expected an address of {network.NETWORK} other than {network.GATEWAY}, found {self.ip}")
+        for other in all_nodes():
+            if other.ip == self.ip and other.name != self.name and other.is_up():
+                raise RigError(f"the address {self.ip} is in use by node {other.name}; take that down or choose another")
+
+    def _prepare(self, layers: tuple[Path, ...], gpus: str | None) -> None:
+        with locked("network"):
+            # the folder says that the node needs the network, so both are made under one lock
+            self.folder.mkdir(parents=True)
+            network.add()
+        (self.folder / "ssh").mkdir(mode=0o700)
+        (self.folder / "node.json").write_text(
+            json.dumps({"name": self.name, "ip": self.ip, "image": self.image, "gpus": gpus}), encoding="utf-8"
+        )
+        mounts.mount_overlay(layers, self.root, self.folder / "upper", self.folder / "work")
+        files = {
+            "etc/hostname": f"{self.name}\n",
+            "etc/hosts": f"127.0.0.1 localhost\n{self.ip} {self.name}\n",
+            "etc/machine-id": f"{uuid.uuid4().hex}\n",
+            "etc/resolv.conf": "".join(f"nameserver {server}\n" for server in network.name_servers()),
+            "etc/systemd/network/10-rig.network": (
+                f"[Match]\nName=host0\n[Network]\nAddress={self.ip}/24\nGateway={network.GATEWAY}\nLinkLocalAddressing=no\n"
+            ),
+        }
+        for path, text in files.items():
+            (self.root / path).unlink(missing_ok=True)
+            (self.root / path).write_text(text, encoding="utf-8")
+        ssh.install_keys(self.root, base.USER)
+        debs.put_into(self.root)
+        if gpus and gpus != "none":
+            _install_gpus(self.root, gpus)
+
+    def _wait_until_up(self) -> None:
+        try:
+            wait_for(f"node {self.name} to answer on {self.ip}", self._answers, seconds=60)
+            state = self.run(["systemctl", "is-system-running", "--wait"], check=False).stdout.strip()
+        except RigError as error:
+            raise RigError(f"{error}\n{self._console()}") from error
+        if state != "running":
+            failed = self.run(["systemctl", "--failed", "--no-legend", "--plain"], check=False).stdout.split()[:1]
+            journal = self.run(["journalctl", "--no-pager", "-n", "30", *(f"--unit={unit}" for unit in failed)], check=False)
+            raise RigError(
+                f"expected node {self.name} to reach the state 'running', found {state!r} (failed: {failed}):\n{journal.stdout}"
+            )
+
+    def _answers(self) -> bool:
+        if not self.is_up():
+            raise RigError(f"node {self.name} ended while it booted")
+        return self.run(["true"], check=False, timeout=20).returncode == 0
+
+    def _console(self) -> str:
+        console = self.folder / "console.log"
+        lines = console.read_text(encoding="utf-8", errors="replace").splitlines()[-25:] if console.exists() else []
+        return "the end of its console:\n" + "\n".join(f"    {line}" for line in lines)
+
+    def _remove(self) -> None:
+        ssh.close(self.folder / "ssh")
+        nspawn.kill(self.name)
+        if mounts.below(self.root):
+            debs.take_from(self.root)
+        mounts.remove_tree(self.folder)
+        with locked("network"):
+            if NODES.exists() and any(NODES.iterdir()):
+                return
+            network.remove()
+            for folder in (NODES, STATE):
+                if folder.exists() and not any(folder.iterdir()):
+                    folder.rmdir()
+
+
+def all_nodes() -> list[Node]:
+    """Every node that has files on this machine, up or left behind, by name."""
+    found = []
+    for path in sorted(NODES.glob("*/node.json")):
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        found.append(Node(entry["name"], entry["ip"], entry["image"]))
+    return found
+
+
+def _install_gpus(root: Path, gpus: str) -> None:
+    from emulator.install import install  # here, so that a rig without GPUs needs no emulator built
+
+    with locked("emulator"):
+        run(["make", "-s", "-C", REPO / "tests/emulator"])
+    try:
+        install(root, gpus)
+    except ValueError as error:
+        raise RigError(str(error)) from error
