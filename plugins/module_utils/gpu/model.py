@@ -63,7 +63,7 @@ class ComputeInstance:
 
 @dataclass(frozen=True)
 class GpuInstance:
-    """One GPU instance (GI). *profile_id* is the stable key; *profile* its name on this board and driver, ``1g.10gb``."""
+    """One GPU instance (GI). *profile_id* is the stable key; *profile* what board and driver call it: ``1g.10gb``."""
 
     id: int
     profile_id: int
@@ -132,7 +132,7 @@ class Inventory:
     problems: tuple[Problem, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form (lists, dicts, strings, numbers), with the key ``schema``; :meth:`from_dict` reads it back."""
+        """A JSON-ready form (lists, dicts, strings, numbers) with a ``schema`` key; :meth:`from_dict` reads it back."""
         data = asdict(self)
         data["schema"] = INVENTORY_SCHEMA
         return _listed(data)  # type: ignore[no-any-return]  # a dict goes in, a dict comes out
@@ -174,7 +174,8 @@ def _gpu_instance(data: Mapping[str, Any]) -> GpuInstance:
     plain = dict(data)
     plain["placement"] = Placement(**plain["placement"])
     plain["compute_instances"] = tuple(
-        ComputeInstance(**{**entry, "device_files": tuple(entry["device_files"])}) for entry in plain["compute_instances"]
+        ComputeInstance(**{**entry, "device_files": tuple(entry["device_files"])})
+        for entry in plain["compute_instances"]
     )
     return GpuInstance(**plain)
 
