@@ -59,8 +59,8 @@ def of_this_machine() -> Archive:
             proxies = tuple(line for line in settings.splitlines() if '""' not in line)
             return Archive(found["Debian"], found.get("Debian-Security"), proxies)
     raise RigError(
-        "expected a Debian archive (Origin: Debian, component main, http or https) in this machine's apt sources, found none; "
-        "see 'apt-get indextargets' and add one in /etc/apt/sources.list.d/"
+        "expected a Debian archive (Origin: Debian, component main, http or https) in this machine's apt sources, "
+        "found none; see 'apt-get indextargets' and add one in /etc/apt/sources.list.d/"
     )
 
 
@@ -69,7 +69,9 @@ def _direct(uri: str) -> str:
     if not uri.startswith("mirror+file:"):
         return uri.rstrip("/")
     path = Path("/" + uri.removeprefix("mirror+file:").strip("/"))
-    mirrors = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and line[0] != "#"]
+    mirrors = [
+        line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and line[0] != "#"
+    ]
     if not mirrors:
         raise RigError(f"expected a mirror in {path}, to which apt's sources point, found none")
     return mirrors[0].rstrip("/")

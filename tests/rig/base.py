@@ -19,7 +19,7 @@ from . import archive, debs, mounts
 from .archive import Archive
 from .nspawn import in_root
 from .paths import CACHE, locked
-from .process import RigError, run
+from .process import RigError, log_for, run
 
 #: A bare Debian plus what every cloud image has and Ansible needs. Leaner than a cloud image on purpose: what a role
 #: needs it has to install itself. Nothing of Slurm, munge or a compiler.
@@ -82,8 +82,7 @@ def _cached(name: str, recipe: str, build: Callable[[Path, Path], None]) -> Path
         done.parent.mkdir(parents=True, exist_ok=True)
         for leftover in done.parent.glob(f".{name}-*"):
             mounts.remove_tree(leftover)  # of a build that was killed
-        log = CACHE / f"{name}.log"
-        log.unlink(missing_ok=True)
+        log = log_for(f"root-{name}")
         work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=done.parent))
         work.chmod(0o755)
         build(work / "root", log)
@@ -94,14 +93,10 @@ def _cached(name: str, recipe: str, build: Callable[[Path, Path], None]) -> Path
 
 def _build(root: Path, source: Archive, log: Path) -> None:
     # in a mount namespace of its own, so that a killed build leaves no mounts of mmdebstrap behind
-    run(
-        [
-            *("unshare", "--mount", "mmdebstrap", "--mode=root", "--variant=minbase", "--dpkgopt=force-unsafe-io"),
-            *(f"--aptopt={setting}" for setting in source.proxies),
-            *(f"--include={','.join(PACKAGES)}", archive.SUITE, root, *source.one_line_sources()),
-        ],
-        log=log,
-    )
+    command = ["unshare", "--mount", "mmdebstrap", "--mode=root", "--variant=minbase", "--dpkgopt=force-unsafe-io"]
+    command += [f"--aptopt={setting}" for setting in source.proxies]
+    command += [f"--include={','.join(PACKAGES)}", archive.SUITE, str(root), *source.one_line_sources()]
+    run(command, log=log)
     # the options above are for the build; a node must have Debian's own settings
     for path in ("etc/dpkg/dpkg.cfg.d/99mmdebstrap", "etc/apt/apt.conf.d/99mmdebstrap", "etc/apt/sources.list"):
         (root / path).unlink(missing_ok=True)
@@ -155,4 +150,5 @@ def drop_all() -> None:
     if mounts.below(CACHE) or mounts.overlays_on(CACHE / "roots"):
         raise RigError("expected no node to be up when the cache is dropped; take them down first: ./run demo down")
     for name in ("roots", "debs"):
-        shutil.rmtree(CACHE / name, ignore_errors=False) if (CACHE / name).exists() else None
+        if (CACHE / name).exists():
+            shutil.rmtree(CACHE / name)

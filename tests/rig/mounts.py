@@ -15,8 +15,8 @@ from .process import RigError, run, wait_for
 def mount_overlay(layers: Sequence[Path], merged: Path, upper: Path, work: Path) -> None:
     """Mount *layers* (upper first, read-only) with *upper* on top at *merged*.
 
-    ``volatile``: the kernel skips every sync. A node that crashes is thrown away, never repaired, so its packages may be
-    installed at the speed of memory.
+    ``volatile``: the kernel skips every sync. A node that crashes is thrown away, never repaired, so its packages
+    may be installed at the speed of memory.
     """
     for folder in (merged, upper, work):
         folder.mkdir(parents=True, exist_ok=True)
@@ -24,8 +24,8 @@ def mount_overlay(layers: Sequence[Path], merged: Path, upper: Path, work: Path)
     done = run(["mount", "-t", "overlay", "-o", options, "overlay", merged], check=False)
     if done.returncode != 0:
         raise RigError(
-            f"could not mount an overlay at {merged}: {done.stderr.strip()}. Its folders must not lie on another overlay "
-            "(as a container's root file system is) nor on a network file system"
+            f"could not mount an overlay at {merged}: {done.stderr.strip()}. Its folders must not lie on another "
+            "overlay (as a container's root file system is) nor on a network file system"
         )
 
 

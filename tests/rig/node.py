@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import base, debs, mounts, network, nspawn, ssh
 from .paths import NODES, REPO, STATE, locked
-from .process import Completed, RigError, run, wait_for
+from .process import Completed, RigError, indented, run, wait_for
 
 IMAGES = ("debian", "controller")
 
@@ -44,8 +44,8 @@ class Node:
         """Boot it, fresh; one that is up by this name is removed first. Returns when it has booted and answers.
 
         :param gpus: emulated GPUs, as the emulator's ``--gpus`` takes them; ``None`` or ``none`` for a machine without.
-        :raises RigError: the name, address or GPU specification is no good, or the node did not come up; in the last case
-            it is removed again.
+        :raises RigError: the name, address or GPU specification is no good, or the node did not come up; in the last
+            case it is removed again.
         """
         self._check()
         layers = base.ensure_controller() if self.image == "controller" else (base.ensure(),)
@@ -61,7 +61,10 @@ class Node:
                 raise
 
     def down(self) -> None:
-        """Remove it: processes, mounts, control groups, files; with the last node the network too. Never fails for absence."""
+        """Remove it: processes, mounts, control groups, files; with the last node the network too.
+
+        One that is not there is no failure.
+        """
         with locked(f"node-{self.name}"):
             self._remove()
 
@@ -79,7 +82,9 @@ class Node:
         done = run(words, check=False, stdin=stdin, timeout=timeout)
         if check and done.returncode != 0:
             told = (done.stderr or done.stdout).strip()
-            raise RigError(f"on node {self.name}: {shlex.join(command)} failed with exit code {done.returncode}: {told}")
+            raise RigError(
+                f"on node {self.name}: {shlex.join(command)} failed with exit code {done.returncode}: {told}"
+            )
         return done
 
     def shell_command(self) -> list[str]:
@@ -112,7 +117,9 @@ class Node:
             raise RigError(f"expected an address of {network.NETWORK} other than {network.GATEWAY}, found {self.ip}")
         for other in all_nodes():
             if other.ip == self.ip and other.name != self.name and other.is_up():
-                raise RigError(f"the address {self.ip} is in use by node {other.name}; take that down or choose another")
+                raise RigError(
+                    f"the address {self.ip} is in use by node {other.name}; take that down or choose another"
+                )
 
     def _prepare(self, layers: tuple[Path, ...], gpus: str | None) -> None:
         with locked("network"):
@@ -149,9 +156,12 @@ class Node:
             raise RigError(f"{error}\n{self._console()}") from error
         if state != "running":
             failed = self.run(["systemctl", "--failed", "--no-legend", "--plain"], check=False).stdout.split()[:1]
-            journal = self.run(["journalctl", "--no-pager", "-n", "30", *(f"--unit={unit}" for unit in failed)], check=False)
+            journal = self.run(
+                ["journalctl", "--no-pager", "-n", "30", *(f"--unit={unit}" for unit in failed)], check=False
+            )
             raise RigError(
-                f"expected node {self.name} to reach the state 'running', found {state!r} (failed: {failed}):\n{journal.stdout}"
+                f"expected node {self.name} to reach the state 'running', found {state!r} (failed: {failed}):\n"
+                f"{indented(journal.stdout)}"
             )
 
     def _answers(self) -> bool:
@@ -161,8 +171,8 @@ class Node:
 
     def _console(self) -> str:
         console = self.folder / "console.log"
-        lines = console.read_text(encoding="utf-8", errors="replace").splitlines()[-25:] if console.exists() else []
-        return "the end of its console:\n" + "\n".join(f"    {line}" for line in lines)
+        text = console.read_text(encoding="utf-8", errors="replace") if console.exists() else ""
+        return "the end of its console:\n" + indented(text)
 
     def _remove(self) -> None:
         ssh.close(self.folder / "ssh")

@@ -50,10 +50,12 @@ def boot(name: str, root: Path, console: Path) -> None:
         return
     groups = _groups(name)
     if not groups:
-        raise RigError("expected a control group file system (mount -t cgroup2), which systemd-nspawn needs; found none")
+        raise RigError(
+            "expected a control group file system (mount -t cgroup2), which systemd-nspawn needs; found none"
+        )
     for group in groups:
         group.mkdir(exist_ok=True)
-    enter = "for group in $GROUPS_TO_ENTER; do echo $$ > $group/cgroup.procs || exit 1; done; exec \"$@\""
+    enter = 'for group in $GROUPS_TO_ENTER; do echo $$ > $group/cgroup.procs || exit 1; done; exec "$@"'
     with console.open("w") as sink:
         started = subprocess.Popen(
             ["sh", "-c", enter, "enter", *command],

@@ -21,7 +21,7 @@ NODES = STATE / "nodes"
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold the machine-wide lock *name*; waits while another process of the rig holds it, and falls with the process."""
+    """Hold the machine-wide lock *name*; waits while another process holds it, and falls with the process."""
     folder = CACHE / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("w") as handle:

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from .paths import CACHE
+
 Completed = subprocess.CompletedProcess[str]
 
 
 class RigError(Exception):
-    """The rig cannot go on. The message says what was expected, what was found and what to do; no traceback is needed."""
+    """The rig cannot go on; the message says what was expected, what was found and what to do. No traceback is needed."""
 
 
 def run(
@@ -56,6 +58,38 @@ def run(
         told = log_end(log) if log else ":\n" + indented((done.stderr or "") + (done.stdout or ""))
         raise RigError(f"{shlex.join(words)} failed with exit code {done.returncode}{told}")
     return done
+
+
+def follow(
+    command: Sequence[str | Path], *, log: Path, on_line: Callable[[str], None], env: Mapping[str, str], cwd: Path
+) -> int:
+    """Run *command*, append what it says to *log*, hand each line to *on_line* as it comes; return the exit code."""
+    words = [str(word) for word in command]
+    with log.open("a", encoding="utf-8") as sink:
+        sink.write(f"$ {shlex.join(words)}\n")
+        with subprocess.Popen(
+            words,
+            cwd=cwd,
+            env=env,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as process:
+            for line in process.stdout or ():
+                sink.write(line)
+                sink.flush()
+                on_line(line.rstrip("\n"))
+    return process.returncode
+
+
+def log_for(name: str) -> Path:
+    """A new, empty log file for the long step *name*; that of the run before is overwritten."""
+    log = CACHE / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("", encoding="utf-8")
+    return log
 
 
 def log_end(log: Path | None, lines: int = 30) -> str:

@@ -31,7 +31,14 @@ def options(persist: Path | None = None) -> list[str]:
     """Options for ssh; with *persist*, a folder, one connection per node is kept and used again."""
     words = [
         *("-i", str(KEY), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"),
-        *("-o", f"UserKnownHostsFile={KNOWN_HOSTS}", "-o", "GlobalKnownHostsFile=none", "-o", "StrictHostKeyChecking=yes"),
+        *(
+            "-o",
+            f"UserKnownHostsFile={KNOWN_HOSTS}",
+            "-o",
+            "GlobalKnownHostsFile=none",
+            "-o",
+            "StrictHostKeyChecking=yes",
+        ),
         *("-o", "ConnectTimeout=5"),
         # the user's own settings (a jump host, an agent) must not change how a node is reached
         *("-F", "none"),
@@ -44,7 +51,9 @@ def options(persist: Path | None = None) -> list[str]:
 def close(persist: Path) -> None:
     """End the connections kept in *persist*: one to a node that is gone would be used, in vain, for its successor."""
     for socket in persist.glob("*"):
-        run(["ssh", "-o", f"ControlPath={socket}", "-O", "exit", "node"], check=False)  # fails when it just ended by itself
+        run(
+            ["ssh", "-o", f"ControlPath={socket}", "-O", "exit", "node"], check=False
+        )  # fails when it just ended by itself
 
 
 def install_keys(root: Path, user: str) -> None:

@@ -1,0 +1,137 @@
+# Copyright: The hpc.compute authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``./run test``: every check and test, each to its end, then one line with what passed and failed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+from . import base, environment
+from .paths import REPO, VENV
+from .process import follow, indented, run
+from .progress import Step, heading, step
+
+_REPORTS = REPO / ".cache/test"
+_COLLECTION = environment.COLLECTIONS / "ansible_collections/hpc/compute"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A command that passes or fails. One with a JUnit *report* counts as the tests in it, any other as one test."""
+
+    name: str
+    command: Sequence[str | Path]
+    report: str | None = None
+    cwd: Path = REPO
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_all() -> int:
+    """Run every check, the later ones also after a failure. Returns the exit code: 1 when anything failed."""
+    start = time.monotonic()
+    _REPORTS.mkdir(parents=True, exist_ok=True)
+    heading("This machine")
+    environment.ensure()
+    with step("Build the emulated driver"):
+        run(["make", "--silent", "-C", REPO / "tests/emulator"])
+    with step("Root file systems for nodes"):
+        base.ensure_controller()
+    heading("Checks and tests")
+    passed = failed = skipped = 0
+    for check in _checks():
+        good, bad, left_out = _run(check)
+        passed, failed, skipped = passed + good, failed + bad, skipped + left_out
+    print(f"\nAll of it took {time.monotonic() - start:.0f} s; logs and reports are in {_REPORTS}.")
+    if skipped:
+        print(f"{skipped} skipped")
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+def run_vm() -> int:
+    """Say that there is no such scenario. Returns the exit code."""
+    print("error: there is no virtual machine scenario yet; './run test' runs everything there is")
+    return 2
+
+
+def _checks() -> list[Check]:
+    tools = VENV / "bin"
+    python = {"PYTHONPATH": f"{environment.COLLECTIONS}:{REPO / 'tests'}"}
+    own = Path("ansible_collections/hpc/compute")
+    typed = [own / name for name in ("plugins", "tests", "molecule") if any((REPO / name).rglob("*.py"))]
+    settings = REPO / "pyproject.toml"
+    return [
+        Check("ruff check", [tools / "ruff", "check", "."]),
+        Check("ruff format", [tools / "ruff", "format", "--check", "."]),
+        Check(
+            "mypy --strict",
+            [tools / "mypy", "--config-file", settings, *typed],
+            # under the names by which Ansible imports the files, which relative imports need
+            cwd=environment.COLLECTIONS,
+            variables={"MYPYPATH": f".:{REPO / 'tests'}"},
+        ),
+        Check("yamllint", [tools / "yamllint", "--strict", "."]),
+        Check("ansible-lint", [tools / "ansible-lint", "--offline"]),
+        Check("shellcheck", ("shellcheck", *_shell_scripts())),
+        Check("changelog fragments", [tools / "antsibull-changelog", "lint"]),
+        _pytest("unit tests", "unit", ["tests/unit", "tests/emulator"], python),
+        _pytest("integration tests", "integration", ["tests/integration"], python),
+        Check(
+            "molecule default",
+            [tools / "molecule", "test", "--scenario-name", "default"],
+            report="molecule-default",
+            variables={**python, "HPC_COMPUTE_REPORT": str(_REPORTS / "molecule-default.xml")},
+        ),
+    ]
+
+
+def _pytest(name: str, report: str, paths: Sequence[str], variables: Mapping[str, str]) -> Check:
+    command = [VENV / "bin/pytest", "-q", f"--junit-xml={_REPORTS / report}.xml", *paths]
+    return Check(name, command, report=report, variables=variables)
+
+
+def _shell_scripts() -> list[Path]:
+    named = (path for folder in ("tests", "roles", "molecule") for path in (REPO / folder).rglob("*.sh"))
+    return [REPO / "run", REPO / ".ci/run", *sorted(named)]
+
+
+def _run(check: Check) -> tuple[int, int, int]:
+    """Run *check* and show how it ended. Returns the numbers of passed, failed and skipped tests."""
+    log = _REPORTS / f"{check.name.replace(' ', '-')}.log"
+    log.unlink(missing_ok=True)
+    report = _REPORTS / f"{check.report}.xml" if check.report else None
+    if report:
+        report.unlink(missing_ok=True)
+    under_way = Step(check.name)
+    variables = {**environment.variables(), **check.variables}
+    code = follow(check.command, log=log, on_line=under_way.show, env=variables, cwd=check.cwd)
+    good, bad, left_out = _counted(report) if report and report.exists() else (int(code == 0), 0, 0)
+    if code != 0 and bad == 0:
+        bad = 1  # the command failed by itself: nothing that it counted did
+    if report and code == 0 and not report.exists():
+        good, bad = 0, 1
+        under_way.note = f"it left no report in {report}"
+    elif report:
+        under_way.note = (
+            f"{good} passed" + (f", {bad} failed" if bad else "") + (f", {left_out} skipped" if left_out else "")
+        )
+    under_way.end("FAIL" if bad else "ok")
+    if bad:
+        print(indented(log.read_text(encoding="utf-8", errors="replace"), 40))
+        print(f"    all of it: {log}")
+    return good, bad, left_out
+
+
+def _counted(report: Path) -> tuple[int, int, int]:
+    """Passed, failed and skipped tests of a JUnit report, which this program's own pytest wrote."""
+    suites = ElementTree.parse(report).getroot().iter("testsuite")  # noqa: S314
+    sums = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
+    for suite in suites:
+        for name in sums:
+            sums[name] += int(suite.get(name, "0"))
+    bad = sums["failures"] + sums["errors"]
+    return sums["tests"] - bad - sums["skipped"], bad, sums["skipped"]
