@@ -134,7 +134,7 @@ def plan_state(
 ) -> GpuPlan | Infeasible:
     """What :func:`plan_gpu` does, on values that tell equal GPUs apart from different ones only."""
     if not state.mig.capable:
-        return _not_capable(demand)
+        return _not_capable(board, demand)
     if state.mig.current is None:
         return Infeasible(
             "state_unknown",
@@ -158,9 +158,15 @@ def plan_state(
     return _plan_on(grid_of(board), state, demand, allow_busy)
 
 
-def _not_capable(demand: Demand) -> GpuPlan | Infeasible:
+def _not_capable(board: Board | None, demand: Demand) -> GpuPlan | Infeasible:
     if not demand.enabled:
         return GpuPlan(demand)
+    if board is not None:
+        return Infeasible(
+            "not_mig_capable",
+            f"expected MIG on {board.model}, found a driver that says this GPU can't do it: RTX PRO boards need a "
+            "recent vBIOS and compute display mode, a virtual machine may get the GPU without MIG",
+        )
     return Infeasible(
         "not_mig_capable",
         "expected a GPU that can do MIG, found one that can't: leave it out of the layout, or say `mig-enabled: false`",
