@@ -147,7 +147,9 @@ class _Reader:
         )
 
     def _report(self, problem: Problem) -> None:
-        self.problems.append(problem)
+        # A call that is made for each profile or link fails in the same words each time.
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def _report_missing(self, error: NvmlError, what: str) -> None:
         # The library is the same for every GPU: once is enough.

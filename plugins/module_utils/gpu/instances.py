@@ -80,8 +80,6 @@ class _InstanceReader:
                 handles += [(profile, handle) for handle in self._library.gpu_instances(self._device, profile.id)]
             except NvmlError as error:
                 self._fail(error, "GPU instances")
-                if error.code in (NvmlCode.NO_PERMISSION, NvmlCode.FUNCTION_NOT_FOUND):
-                    break  # the answer will be the same for every profile
         mig_devices = self._mig_devices() if handles else {}
         instances = []
         for profile, handle in handles:
