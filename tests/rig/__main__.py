@@ -11,8 +11,9 @@ import argparse
 import os
 import sys
 import time
+from pathlib import Path
 
-from . import checks, demo
+from . import checks, demo, inventory
 from .node import IMAGES, Node, all_nodes
 from .process import RigError
 
@@ -54,6 +55,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         command = commands.add_parser(name, help=text)
         command.add_argument("name")
         command.set_defaults(do=does)
+    cluster = commands.add_parser("inventory", help="write the Ansible inventory of a cluster of nodes that are up")
+    cluster.add_argument("folder", type=Path)
+    cluster.add_argument("--controller", required=True, metavar="NAME")
+    cluster.add_argument("--compute", required=True, metavar="NAME", nargs="+")
+    cluster.set_defaults(do=_inventory)
     commands.add_parser("status", help="the nodes of this machine").set_defaults(do=_status)
     return parser.parse_args(arguments)
 
@@ -78,11 +84,19 @@ def _down(options: argparse.Namespace) -> None:
 
 
 def _shell(options: argparse.Namespace) -> None:
-    known = {node.name: node for node in all_nodes()}
-    if options.name not in known or not known[options.name].is_up():
-        raise RigError(f"expected {options.name} to be up, found {', '.join(known) or 'no node'}")
-    command = known[options.name].shell_command()
+    command = _running(options.name).shell_command()
     os.execvp(command[0], command)  # noqa: S606  # no shell of this machine is wanted
+
+
+def _inventory(options: argparse.Namespace) -> None:
+    print(inventory.write(options.folder, _running(options.controller), [_running(name) for name in options.compute]))
+
+
+def _running(name: str) -> Node:
+    known = {node.name: node for node in all_nodes() if node.is_up()}
+    if name not in known:
+        raise RigError(f"expected node {name} to be up, found {', '.join(known) or 'no node'}")
+    return known[name]
 
 
 def _status(_: argparse.Namespace) -> None:

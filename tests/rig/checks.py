@@ -76,7 +76,7 @@ def _checks() -> list[Check]:
         ),
         Check("yamllint", [tools / "yamllint", "--strict", "."]),
         Check("ansible-lint", [tools / "ansible-lint", "--offline"]),
-        Check("shellcheck", ("shellcheck", *_shell_scripts())),
+        Check("shellcheck", _shellcheck()),
         Check("changelog fragments", [tools / "antsibull-changelog", "lint"]),
         _pytest("unit tests", "unit", ["tests/unit", "tests/emulator"], python),
         _pytest("integration tests", "integration", ["tests/integration"], python),
@@ -94,9 +94,9 @@ def _pytest(name: str, report: str, paths: Sequence[str], variables: Mapping[str
     return Check(name, command, report=report, variables=variables)
 
 
-def _shell_scripts() -> list[Path]:
+def _shellcheck() -> list[str | Path]:
     named = (path for folder in ("tests", "roles", "molecule") for path in (REPO / folder).rglob("*.sh"))
-    return [REPO / "run", REPO / ".ci/run", *sorted(named)]
+    return ["shellcheck", REPO / "run", REPO / ".ci/run", *sorted(named)]
 
 
 def _run(check: Check) -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ Completed = subprocess.CompletedProcess[str]
 
 
 class RigError(Exception):
-    """The rig cannot go on; the message says what was expected, what was found and what to do. No traceback is needed."""
+    """The rig cannot go on; the message says what was expected, what was found and what to do. It needs no traceback."""
 
 
 def run(
