@@ -38,7 +38,7 @@ def record(about: str, root: Path = Path("/")) -> dict[str, Any]:
 
 
 def expand(tree: dict[str, Any], root: Path) -> Path:
-    """Write *tree* below *root* as a kernel shows it, directories in ``/sys/devices`` and links to them; gives *root*."""
+    """Write *tree* below *root* as a kernel shows it: directories in ``/sys/devices`` and links to them."""
     bus = root / "sys/bus/pci/devices"
     bus.mkdir(parents=True, exist_ok=True)
     for address, device in tree["devices"].items():
