@@ -23,7 +23,8 @@ OnFailure = Callable[[NvmlError, str], None]
 # NVML_GPU_INSTANCE_PROFILE_COUNT is 10 in Debian 13's pynvml and 18 in the library of R590: the number that pynvml
 # knows would hide the graphics and engine-less profiles of RTX PRO. The library refuses what it does not know.
 _GPU_INSTANCE_PROFILES = 24
-_COMPUTE_INSTANCE_PROFILES = 8  # NVML_COMPUTE_INSTANCE_PROFILE_COUNT
+# Likewise NVML_COMPUTE_INSTANCE_PROFILE_COUNT: 8 there, and newer libraries have a 7-slice profile for NVLink.
+_COMPUTE_INSTANCE_PROFILES = 12
 _SHARED_ENGINES = 0  # NVML_COMPUTE_INSTANCE_ENGINE_PROFILE_SHARED, the only one there is
 
 _NO_SUCH = (NvmlCode.NOT_SUPPORTED, NvmlCode.INVALID_ARGUMENT)

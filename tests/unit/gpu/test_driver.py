@@ -205,6 +205,18 @@ def test_a_lost_gpu_is_asked_nothing_more() -> None:
     assert "nvmlDeviceGetNvLinkState" not in fake.calls
 
 
+def test_a_gpu_that_is_lost_amid_its_instances_is_told_once() -> None:
+    fake = FakePynvml([cut_gpu()])
+    fake.fail("nvmlGpuInstanceGetInfo", 15)
+    fake.fail("nvmlDeviceGetMaxMigDeviceCount", 15)
+    assert only_problem(read(fake)).code == "gpu_lost"
+
+
+def test_a_gpu_may_have_all_links_there_are() -> None:
+    links: dict[int, str | None] = dict.fromkeys(range(18), "00000000:43:00.0")
+    assert read(FakePynvml([FakeGpu(links=links)])).gpus[0].nvlink_remotes == {SECOND: 18}
+
+
 def test_a_gpu_that_needs_a_reset_is_told_so() -> None:
     fake = FakePynvml()
     fake.fail("nvmlDeviceGetMigMode", 16)
@@ -370,4 +382,4 @@ def test_what_compute_instances_a_profile_may_have_is_asked_once() -> None:
     gpu = FakeGpu(mig=(1, 1), instances=[FakeGi(7 + n, 19, n, 1, [FakeCi(0)]) for n in range(7)])
     fake = FakePynvml([gpu])
     read(fake)
-    assert fake.calls.count("nvmlGpuInstanceGetComputeInstanceProfileInfo") == 8
+    assert fake.calls.count("nvmlGpuInstanceGetComputeInstanceProfileInfo") == 12

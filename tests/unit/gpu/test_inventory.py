@@ -110,6 +110,13 @@ def test_without_sysfs_the_question_is_open(tmp_path: Path) -> None:
     assert only(read_inventory(tmp_path, no_pynvml)).code == "sysfs_unreadable"
 
 
+@pytest.mark.parametrize("load_pynvml", [no_pynvml, failing(12)])
+def test_a_loaded_driver_that_can_not_be_asked_matters_only_with_a_gpu(load_pynvml: Loader, tmp_path: Path) -> None:
+    root = machine(tmp_path)
+    write(root / "sys/module/nvidia/version", "550.163.01")
+    assert read_inventory(root, load_pynvml).problems == ()
+
+
 @pytest.mark.parametrize("code", [9, 999])
 def test_a_loaded_driver_that_fails_is_told_even_without_a_gpu(code: int, tmp_path: Path) -> None:
     root = machine(tmp_path)
@@ -225,6 +232,23 @@ def test_a_gpu_that_the_driver_does_not_list_is_named(tmp_path: Path) -> None:
     assert "the driver does not list it: it failed to start or was excluded" in problem.message
 
 
+def test_fewer_failures_than_silent_gpus_are_blamed_on_none(tmp_path: Path) -> None:
+    fake = driver(FakeGpu())
+    fake.fail("nvmlDeviceGetHandleByIndex", 15, gpu=0)
+    inventory = read_inventory(machine(tmp_path, "nvidia", "nvidia"), lambda: fake)
+    assert [(one.code, one.pci_address) for one in inventory.problems] == [
+        ("gpu_unreadable", FIRST),
+        ("gpu_unreadable", SECOND),
+    ]
+    assert all("GPU is lost" in one.message for one in inventory.problems)
+
+
+def test_gpus_are_in_the_order_of_their_places(tmp_path: Path) -> None:
+    for address in ("2000:01:00.0", "10000:01:00.0"):
+        add_device(tmp_path, address, H100)
+    assert [gpu.pci_address for gpu in read_inventory(tmp_path, no_pynvml).gpus] == ["2000:01:00.0", "10000:01:00.0"]
+
+
 def test_failures_that_can_not_be_told_apart_are_all_told(tmp_path: Path) -> None:
     fake = driver(*two())
     fake.fail("nvmlDeviceGetHandleByIndex", 15, gpu=0)
@@ -302,6 +326,8 @@ def test_the_catalogue_names_what_the_driver_does_not(tmp_path: Path) -> None:
     gpu = FakeGpu(mig=(1, 1), profiles={0: (19, "", 9984)}, instances=[FakeGi(1, 19, 0, 1)])
     inventory = read_inventory(machine(tmp_path, "nvidia"), lambda: driver(gpu))
     assert inventory.gpus[0].gpu_instances[0].profile == "1g.10gb"
+    gpu.profiles = {0: (19, "MIG 1g.11gb", 9984)}
+    assert read_inventory(tmp_path, lambda: driver(gpu)).gpus[0].gpu_instances[0].profile == "1g.11gb"
     gpu.profiles = {0: (99, "", 9984)}
     gpu.instances = [FakeGi(1, 99, 0, 1)]
     inventory = read_inventory(tmp_path, lambda: driver(gpu))

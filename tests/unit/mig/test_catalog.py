@@ -149,6 +149,8 @@ def test_documented_combinations_of_the_eight_slot_grid(board: Board) -> None:
     assert fits(board, of_sizes(board, three, one, one, one, one))
     assert not fits(board, of_sizes(board, three, one, one, one, one, one))
     assert fits(board, of_sizes(board, 14, 14, 14, one))
+    assert not fits(board, of_sizes(board, 14), frozenset(range(6)))  # 2g has no place at slots 6 and 7 ...
+    assert fits(board, of_sizes(board, 15), frozenset(range(6)))  # ... where a 1g with double memory has
     assert not fits(board, of_sizes(board, 15, 15, 15, 15, one))
     assert fits(board, of_sizes(board, 20, *[one] * 6))
 
