@@ -87,12 +87,13 @@ class _InstanceReader:
             try:
                 instances.append(self._gpu_instance(profile, handle, mig_devices))
             except NvmlError as error:
-                self._fail(error, f"GPU instance of profile {profile.id}")
+                self._fail(error, "GPU instances", f"profile {profile.id}")
         return tuple(sorted(instances, key=lambda one: (one.placement.start, one.id))), self._complete
 
-    def _fail(self, error: NvmlError, what: str) -> None:
+    def _fail(self, error: NvmlError, what: str, which: str = "") -> None:
         self._complete = False
-        self._report(error, what)
+        everywhere = not which or error.code == NvmlCode.FUNCTION_NOT_FOUND
+        self._report(error, what if everywhere else f"{what} of {which}")
 
     def _gpu_profiles(self) -> list[_GpuProfile]:
         profiles: dict[int, _GpuProfile] = {}
@@ -178,7 +179,7 @@ class _InstanceReader:
                         )
                     )
         except NvmlError as error:
-            self._fail(error, f"compute instances of GPU instance {gi}")
+            self._fail(error, "compute instances", f"GPU instance {gi}")
         return tuple(sorted(instances, key=lambda one: one.id))
 
     def _compute_profile_ids(self, gpu_instance: object, gi_profile: int) -> list[int]:

@@ -304,7 +304,7 @@ def test_a_session_that_ends_badly_keeps_what_was_read() -> None:
 INSTANCE_CALLS = {
     "nvmlDeviceGetGpuInstanceProfileInfo": "MIG profiles",
     "nvmlDeviceGetGpuInstances": "GPU instances",
-    "nvmlGpuInstanceGetInfo": "GPU instance of profile",
+    "nvmlGpuInstanceGetInfo": "GPU instances of profile",
     "nvmlGpuInstanceGetComputeInstanceProfileInfo": "compute instances of GPU instance",
     "nvmlGpuInstanceGetComputeInstances": "compute instances of GPU instance",
     "nvmlComputeInstanceGetInfo": "compute instances of GPU instance",
@@ -323,7 +323,10 @@ def test_instances_that_can_not_be_read_are_not_taken_for_absent(call: str, code
     assert {problem.code for problem in report.problems} == {
         {13: "nvml_function_missing", 15: "gpu_lost"}.get(code, "gpu_unreadable")
     }
-    if code not in (13, 15):
+    if code == 13:
+        assert report.problems[0].message.startswith(f"{call} is missing, so the ")
+        assert "GPU instance 2" not in report.problems[0].message  # it is unknown for all of them
+    elif code != 15:
         assert INSTANCE_CALLS[call] in report.problems[0].message
         assert call in report.problems[0].message
     assert len({problem.message for problem in report.problems}) == len(report.problems)
@@ -375,7 +378,7 @@ def test_one_instance_that_fails_hides_no_other() -> None:
     report = read(fake)
     (gpu,) = report.gpus
     assert [one.id for one in gpu.gpu_instances] == [7]
-    assert "GPU instance of profile 9" in only_problem(report).message
+    assert "GPU instances of profile 9" in only_problem(report).message
 
 
 def test_what_compute_instances_a_profile_may_have_is_asked_once() -> None:
