@@ -17,7 +17,7 @@ description:
   - Never fails because something is absent. No GPU is an empty list; a GPU without a working driver, a GPU that fell
     off the bus or a library that is too old is an entry of RV(problems).
 author:
-  - The hpc.compute authors
+  - The hpc.compute authors (!UNKNOWN)
 options:
   root:
     description:
