@@ -79,6 +79,7 @@ def _checks() -> list[Check]:
         Check("shellcheck", _shellcheck()),
         Check("changelog fragments", [tools / "antsibull-changelog", "lint"]),
         _pytest("unit tests", "unit", ["tests/unit", "tests/emulator"], python),
+        _pytest("tests of the rig", "rig", ["tests/rig"], python),
         _pytest("integration tests", "integration", ["tests/integration"], python),
         Check(
             "molecule default",
@@ -94,7 +95,7 @@ def _pytest(name: str, report: str, paths: Sequence[str], variables: Mapping[str
     return Check(name, command, report=report, variables=variables)
 
 
-def _shellcheck() -> list[str | Path]:
+def _shellcheck() -> Sequence[str | Path]:
     named = (path for folder in ("tests", "roles", "molecule") for path in (REPO / folder).rglob("*.sh"))
     return ["shellcheck", REPO / "run", REPO / ".ci/run", *sorted(named)]
 

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 
 from . import base, debs, mounts, network, nspawn, ssh
@@ -110,10 +111,9 @@ class Node:
     def _check(self) -> None:
         if self.image not in IMAGES:
             raise RigError(f"expected a node image of {', '.join(IMAGES)}, found {self.image!r}")
-        plain = self.name.replace("-", "")
-        if not (plain.isascii() and plain.isalnum() and self.name[0].isalpha() and len(self.name) <= 40):
-            raise RigError(f"expected a node name of letters, digits and hyphens (at most 40), found {self.name!r}")
-        if ip_address(self.ip) not in ip_network(network.NETWORK) or self.ip == network.GATEWAY:
+        if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", self.name):
+            raise RigError(f"expected a node name of up to 40 small letters, digits and hyphens, found {self.name!r}")
+        if self.ip not in map(str, ip_network(network.NETWORK).hosts()) or self.ip == network.GATEWAY:
             raise RigError(f"expected an address of {network.NETWORK} other than {network.GATEWAY}, found {self.ip}")
         for other in all_nodes():
             if other.ip == self.ip and other.name != self.name and other.is_up():

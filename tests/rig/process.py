@@ -16,7 +16,7 @@ Completed = subprocess.CompletedProcess[str]
 
 
 class RigError(Exception):
-    """The rig cannot go on; the message says what was expected, what was found and what to do. It needs no traceback."""
+    """The rig cannot go on; the message, which needs no traceback, says what was expected and found and what to do."""
 
 
 def run(
