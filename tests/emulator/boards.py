@@ -81,7 +81,7 @@ class Mig:
 
 @dataclass(frozen=True)
 class NvLink:
-    """NVLinks of a board: joined pairwise (``bridge``) or all with all (``board``), by switches where there are eight."""
+    """NVLinks of a board: joined pairwise (``bridge``) or all with all (``board``), switched where there are eight."""
 
     links: int
     topology: str

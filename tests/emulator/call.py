@@ -122,6 +122,8 @@ def subject(machine: Machine, payload: bytes, name: str) -> int | None:
     """The index of the GPU that a call is about, for faults of one GPU; ``None`` when it is about the machine."""
     if "HandleByIndex" in name and "Mig" not in name and len(payload) == 4:
         return int(struct.unpack("=I", payload)[0])
+    if name in CALLS and CALLS[name].inputs == TEXT:
+        return _named(machine, payload.decode(errors="replace").lower())
     if len(payload) < 8:
         return None
     thing = machine.thing(struct.unpack_from("=Q", payload)[0])
@@ -134,6 +136,14 @@ def subject(machine: Machine, payload: bytes, name: str) -> int | None:
             return thing.gpu_instance.gpu.index
         case MigDevice():
             return thing.compute_instance.gpu_instance.gpu.index
+    return None
+
+
+def _named(machine: Machine, name: str) -> int | None:
+    for gpu in machine.gpus:
+        uuids = [gpu.uuid, *(device.uuid for device in gpu.mig_devices())]
+        if name == gpu.serial or name.endswith(gpu.pci_address) or name in [uuid.lower() for uuid in uuids]:
+            return gpu.index
     return None
 
 

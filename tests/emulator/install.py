@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
+import re
 import shutil
 import subprocess
 import sys
@@ -45,10 +45,13 @@ def install(node_root: Path, gpus: str, arguments: Sequence[str] = ()) -> None:
     Library, package, an enabled unit ordered before slurmd, the specification. *arguments* are further ones for
     ``serve``. In a node that runs already: ``systemctl daemon-reload && systemctl restart emulated-gpu``.
 
-    :raises SpecError: *gpus* is wrong.
+    :raises ValueError: *gpus* is wrong, or an argument has a character that the unit's environment file can't carry.
     :raises RuntimeError: the library can't be built.
     """
     spec.parse(gpus)
+    for argument in arguments:
+        if not re.fullmatch(r"[\w@%+=:,./-]+", argument):
+            raise ValueError(f"expected an argument without spaces or quotes, found {argument!r}: leave them out")
     library = build_library()
     package = node_root / _PACKAGE
     shutil.rmtree(package, ignore_errors=True)
@@ -59,7 +62,7 @@ def install(node_root: Path, gpus: str, arguments: Sequence[str] = ()) -> None:
     _copy(library, node_root / _INSTALLED_LIBRARY)
     _copy(_HERE / "emulated-gpu.service", node_root / _UNIT)
     config = node_root / _CONFIG
-    config.write_text(f"EMULATED_GPUS={gpus}\nEMULATED_GPU_ARGUMENTS={shlex.join(arguments)}\n")
+    config.write_text(f"EMULATED_GPUS={gpus}\nEMULATED_GPU_ARGUMENTS={' '.join(arguments)}\n")
     wanted = node_root / _WANTED
     wanted.parent.mkdir(parents=True, exist_ok=True)
     if not wanted.is_symlink():

@@ -3,8 +3,8 @@
 """The machine specification: which GPUs, and how they are cut at first.
 
 ``[COUNTx]BOARD[=SLICE[@START][*N][:SLICE...]]``, comma-separated, or ``none``. ``=`` turns MIG on, alone without an
-instance. Slices are created in the given order, each with one compute instance that fills it; the driver chooses the place
-unless ``@START`` gives it.
+instance. Slices are created in the given order, each with one compute instance that fills it; the driver chooses the
+place unless ``@START`` gives it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from .boards import Board, Profile, boards
 
 _PART = re.compile(r"(?:(?P<count>\d+)x)?(?P<board>[a-z0-9][a-z0-9-]*?)(?:=(?P<slices>.*))?", re.DOTALL)
 _SLICE = re.compile(r"(?P<profile>[^@*]+)(?:@(?P<start>\d+))?(?:\*(?P<count>\d+))?")
-MAX_GPUS = 16
+#: Capability minors are laid out for 32 GPUs.
+MAX_GPUS = 32
 
 
 @dataclass(frozen=True)

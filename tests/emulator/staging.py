@@ -153,9 +153,9 @@ class Stage:
             elif path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
         for path, number in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            content = f"DeviceFileMinor: {number}\nDeviceFileMode: {modes[number]}\nDeviceFileModify: 1\n"
-            path.write_text(content)
+            if not path.exists():  # what it says never changes
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(f"DeviceFileMinor: {number}\nDeviceFileMode: {modes[number]}\nDeviceFileModify: 1\n")
 
     def _sync_nodes(self, modes: dict[int, int]) -> None:
         home = self.root / "dev/nvidia-caps"

@@ -7,7 +7,6 @@ from __future__ import annotations
 import ctypes
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -72,6 +71,7 @@ class EmulatedDriver:
             self.library = self.library.parent / "old" / self.library.name
         self._folder = tempfile.TemporaryDirectory(prefix="emulated-gpu-")
         self.socket = Path(self._folder.name) / "driver.sock"
+        self._log = Path(self._folder.name) / "daemon.log"
         try:
             self._start()
         except BaseException:
@@ -93,39 +93,34 @@ class EmulatedDriver:
         self._parent.close()  # which ends the daemon
         try:
             self.process.wait(timeout=_START_TIMEOUT_S)
+            complaint = self._log.read_text().strip()
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
             raise
         finally:
             self._folder.cleanup()
+        if complaint and error is None:
+            raise DriverError(f"the daemon complained: {complaint}")
 
     def _start(self) -> None:
         self._parent, child = socket.socketpair()
-        environment = {**os.environ, "PYTHONPATH": str(_HERE.parent)}
-        with child, tempfile.TemporaryFile() as errors:
-            command = [sys.executable, "-S", "-m", "emulator", "serve", "--socket", str(self.socket), *self._arguments]
+        command = [sys.executable, "-S", "-m", "emulator", "serve", "--socket", str(self.socket), *self._arguments]
+        with child, self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "--parent-fd", str(child.fileno())],
-                env=environment,
+                env={**os.environ, "PYTHONPATH": str(_HERE.parent)},
                 pass_fds=[child.fileno()],
                 stdin=subprocess.DEVNULL,
-                stderr=errors if self._quiet() else None,
+                stderr=log,
             )
-            child.close()
-            ready, _, _ = select.select([self._parent], [], [], _START_TIMEOUT_S)
-            if ready and self._parent.recv(16):
-                return
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
-            self._parent.close()
-            errors.seek(0)
-            raise DriverError(errors.read().decode().strip() or "the daemon did not start in time")
-
-    @staticmethod
-    def _quiet() -> bool:
-        """Whether the daemon's words are kept for the exception; later ones, tracebacks, are lost with it."""
-        return True
+        ready, _, _ = select.select([self._parent], [], [], _START_TIMEOUT_S)
+        if ready and self._parent.recv(16):
+            return
+        self.process.kill()
+        self.process.wait()
+        self._parent.close()
+        raise DriverError(self._log.read_text().strip() or f"the daemon did not start in {_START_TIMEOUT_S:.0f} s")
 
     def environment(self) -> dict[str, str]:
         """Environment for another process that shall see these GPUs: socket and library path."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from .boards import Board
 
-#: Buses of the GPUs of an eight-GPU server, then eight more.
-_BUSES = (0x1B, 0x43, 0x52, 0x61, 0x9D, 0xC3, 0xD1, 0xDF, 0x21, 0x49, 0x58, 0x67, 0xA3, 0xC9, 0xD7, 0xE5)
+#: Buses of the GPUs of an eight-GPU server; further ones sit beside them.
+_BUSES = (0x1B, 0x43, 0x52, 0x61, 0x9D, 0xC3, 0xD1, 0xDF)
 _SWITCH_BUSES = (0x05, 0x06, 0x07, 0x08, 0x09, 0x0A)
 #: As many GPUs of a kind as an NVSwitch board carries; fewer are linked directly.
 _SWITCHED = 8
@@ -27,7 +27,8 @@ class Switch:
 
 def gpu_addresses(count: int) -> list[str]:
     """PCI addresses of *count* GPUs in NVML's order, which is the order of the addresses."""
-    return [f"0000:{bus:02x}:00.0" for bus in sorted(_BUSES[:count])]
+    buses = [bus + 3 * further for further in range(4) for bus in _BUSES]
+    return [f"0000:{bus:02x}:00.0" for bus in sorted(buses[:count])]
 
 
 def switches(boards: list[Board]) -> list[Switch]:
