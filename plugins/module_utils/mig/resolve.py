@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 
@@ -44,25 +43,27 @@ def demand_on(board: Board, mig_enabled: bool, mig_devices: tuple[tuple[ProfileN
 def _profile(board: Board, name: ProfileName) -> Profile | None:
     if name.memory_gb is not None:
         return board.profile_named(f"{name.compute}g.{name.memory_gb}gb{name.attributes}")
-    fitting = [profile for profile in board.profiles if attributes(profile) == name.attributes]
-    if name.compute == "whole":
-        fitting = [profile for profile in fitting if profile.compute_slices == board.compute_slices]
-    elif name.compute == "half":
-        fitting = _halves(board, fitting)
-    else:
-        fitting = [profile for profile in fitting if profile.compute_slices == name.compute]
+    slices = _slices(board, name.compute)
+    fitting = [
+        profile
+        for profile in board.profiles
+        if profile.compute_slices == slices and attributes(profile) == name.attributes
+    ]
     return min(fitting, key=lambda profile: (profile.memory_slots, profile.id), default=None)
 
 
-def _halves(board: Board, profiles: Iterable[Profile]) -> list[Profile]:
-    """The largest profiles of which two fit in slices and slots: ``3g`` where there are 7 slices, ``2g`` where 4."""
-    halves = [
-        profile
-        for profile in profiles
+def _slices(board: Board, size: int | str) -> int:
+    """Compute slices of an intent. Half is the most of which two fit: 3 of 7 slices, 2 of 4."""
+    if size == "whole":
+        return board.compute_slices
+    if isinstance(size, int):
+        return size
+    halves = (
+        profile.compute_slices
+        for profile in board.profiles
         if 2 * profile.compute_slices <= board.compute_slices and 2 * profile.memory_slots <= board.memory_slots
-    ]
-    most = max((profile.compute_slices for profile in halves), default=0)
-    return [profile for profile in halves if profile.compute_slices == most]
+    )
+    return max(halves, default=0)
 
 
 def attributes(profile: Profile) -> str:
