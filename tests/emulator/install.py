@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from . import spec
@@ -25,8 +26,9 @@ _STATE = "var/lib/emulated-gpu/state.json"
 _INSTALLED_LIBRARY = f"usr/local/lib/{_LIBRARY}"
 
 
+@cache
 def build_library() -> Path:
-    """Build the library if it is not up to date; its path.
+    """Build the library if it is not up to date, looked at once per process; its path.
 
     :raises RuntimeError: make or the compiler failed; the message has their last line.
     """

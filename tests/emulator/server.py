@@ -63,18 +63,22 @@ class Server:
         self._stopping = False
         self._listener = _listen(path)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._wait_for_signals()
 
     def watch(self, descriptor: int) -> None:
         """End when *descriptor* is closed at its other end: a test's daemon must not outlive the test."""
         self._selector.register(descriptor, selectors.EVENT_READ, self._stop)
 
-    def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then remove the socket."""
+    def _wait_for_signals(self) -> None:
+        """From here on SIGTERM and SIGINT are an orderly end, even before :meth:`run`."""
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         self._selector.register(wake_read, selectors.EVENT_READ, self._stop)
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then remove the socket."""
         while not self._stopping:
             for key, _ in self._selector.select():
                 if isinstance(key.data, Client):
