@@ -91,7 +91,7 @@ def _checks() -> list[Check]:
 
 
 def _pytest(name: str, report: str, paths: Sequence[str], variables: Mapping[str, str]) -> Check:
-    command = [VENV / "bin/pytest", "-q", f"--junit-xml={_REPORTS / report}.xml", *paths]
+    command: list[str | Path] = [VENV / "bin/pytest", "-q", f"--junit-xml={_REPORTS / report}.xml", *paths]
     return Check(name, command, report=report, variables=variables)
 
 
