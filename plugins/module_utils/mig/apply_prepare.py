@@ -58,7 +58,7 @@ class Host:
     """The machine to work on, and the ways to it that tests replace.
 
     *root*: below it lie ``/sys``, ``/dev``, ``/proc/driver`` and the files of this engine. *proc* is where processes
-    are found. *wait_for_services*: whether to wait until services have started again; a unit that starts at boot must not.
+    are found. *wait_for_services*: whether to wait until services have started again; a unit at boot must not.
     """
 
     root: Path = Path("/")
