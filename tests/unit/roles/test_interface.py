@@ -1,0 +1,98 @@
+# Copyright: The hpc.compute authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a role tells its users in four places (defaults, argument specs, entry points, README) must be one thing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROLES = sorted(path for path in (Path(__file__).resolve().parents[3] / "roles").iterdir() if path.is_dir())
+#: Variables of the whole collection: no role has a default for them.
+SHARED = {"hpc_image_build"}
+
+pytestmark = pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+
+
+def specs(role: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]
+    return loaded
+
+
+def defaults(role: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((role / "defaults/main.yml").read_text())
+    return loaded
+
+
+def own_files(role: Path) -> list[Path]:
+    found = [path for part in ("tasks", "handlers", "vars") for path in (role / part).rglob("*.yml")]
+    assert found
+    return found
+
+
+def test_defaults_and_main_spec_are_the_same(role: Path) -> None:
+    optional = {
+        name: option["default"]
+        for name, option in specs(role)["main"]["options"].items()
+        if name not in SHARED and not option.get("required")
+    }
+    assert optional == defaults(role)
+
+
+def test_every_entry_point_has_a_file_and_only_known_options(role: Path) -> None:
+    for entry, spec in specs(role).items():
+        assert (role / f"tasks/{entry}.yml").is_file(), entry
+        assert set(spec["options"]) <= set(specs(role)["main"]["options"]), entry
+
+
+def test_options_are_described(role: Path) -> None:
+    for entry in specs(role).values():
+        assert entry["short_description"]
+        for name, option in entry["options"].items():
+            assert option["type"], name
+            assert all(line.endswith(".") for line in option["description"]), name
+
+
+def test_readme_has_every_variable_in_its_table(role: Path) -> None:
+    readme = (role / "README.md").read_text()
+    rows = set(re.findall(rf"^\| `((?:{role.name}|hpc)_\w+)` \|", readme, flags=re.MULTILINE))
+    assert rows - SHARED == set(specs(role)["main"]["options"]) - SHARED
+
+
+def test_public_variables_carry_the_role_name(role: Path) -> None:
+    assert all(name.startswith(f"{role.name}_") for name in defaults(role))
+
+
+def test_everything_else_is_private(role: Path) -> None:
+    """A result must not take the name of a variable that somebody sets; only the documented fact is public."""
+    allowed = (f"__{role.name}_", f"{role.name}_result")
+    for path in own_files(role):
+        text = path.read_text()
+        names = re.findall(r"^\s*register: (\w+)", text, flags=re.MULTILINE)
+        for block in re.findall(r"ansible\.builtin\.set_fact:\n((?:\s{6}\S.*\n|\s{7,}.*\n)+)", text):
+            names += re.findall(r"^ {6}(\w+):", block, flags=re.MULTILINE)
+        if "vars" in path.relative_to(role).parts:
+            names += list(yaml.safe_load(text))
+        assert not [name for name in names if not name.startswith(allowed)], path
+
+
+def test_private_variables_that_are_used_exist(role: Path) -> None:
+    """Lint can't see a misspelt name, and a default filter would hide it."""
+    texts = [path.read_text() for path in [*own_files(role), *role.rglob("templates/*")]]
+    used = {name for text in texts for name in re.findall(r"\b(__\w+)\b", text)}
+    set_somewhere = {
+        name
+        for other in ROLES
+        for path in own_files(other)
+        for name in re.findall(r"(?m)^\s*(?:register: )?(__\w+)(?::|$)", path.read_text())
+    }
+    assert used - set_somewhere == set()
+
+
+def test_no_entry_point_is_called_by_file_name(role: Path) -> None:
+    """``tasks_from: install.yml`` runs, but without validating the arguments."""
+    assert not [path for path in own_files(role) if re.search(r"tasks_from:.*\.yml", path.read_text())]

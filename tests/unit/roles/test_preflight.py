@@ -1,0 +1,131 @@
+# Copyright: The hpc.compute authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Each mistake in slurm_compute's variables is told in words, before anything is touched, and all of them at once."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any, Protocol
+
+import pytest
+
+KEY = base64.b64encode(bytes(range(128))).decode()
+GOOD: dict[str, Any] = {
+    "slurm_compute_cluster_name": "gpu",
+    "slurm_compute_controllers": ["ctl(10.0.0.1)", "ctl2"],
+    "slurm_compute_munge_key": KEY,
+}
+
+#: case: (variables over GOOD, what the message must say)
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "no-name": ({"slurm_compute_cluster_name": ""}, r"slurm_compute_cluster_name must be"),
+    "capital-name": ({"slurm_compute_cluster_name": "GPU"}, r"it is 'GPU'"),
+    "no-controller": ({"slurm_compute_controllers": []}, r"slurm_compute_controllers is empty"),
+    "controller-port": ({"slurm_compute_controllers": ["ctl:6817"]}, r"without a port .*not so: ctl:6817"),
+    "no-key": (
+        {"slurm_compute_munge_key": ""},
+        r"from exactly one .*given: none\. A key that Debian",
+    ),
+    "two-keys": (
+        {"slurm_compute_munge_key_existing": True},
+        r"given: slurm_compute_munge_key, slurm_compute_munge_key_e",
+    ),
+    "short-key": ({"slurm_compute_munge_key": "c2hvcnQ="}, r"not the base64 text of a munge key \(at least 32 bytes\)"),
+    "no-base64": ({"slurm_compute_munge_key": "?" * 60}, r"not the base64 text of a munge key"),
+    "no-key-file": (
+        {"slurm_compute_munge_key": "", "slurm_compute_munge_key_file": "/nonexistent/key"},
+        r"no file /nonexistent/key on the control machine",
+    ),
+    "no-site-key": (
+        {"slurm_compute_munge_key": "", "slurm_compute_munge_key_existing": True},
+        r"there is no /nonexistent/munge\.key",
+    ),
+    "hostlist": ({"slurm_compute_node_name": "n[1-4]"}, r"one node's name, not a host list; it is 'n\[1-4\]'"),
+    "node-gres": ({"slurm_compute_node_options": {"gres": "gpu:8", "Weight": 1}}, r"must not hold gres: names"),
+    "gres-without-gpus": (
+        {"slurm_compute_gpus": False, "slurm_compute_gres": "gpu:1"},
+        r"although slurm_compute_gpus",
+    ),
+    "fatal-cgroup-key": (
+        {"slurm_compute_cgroup_conf": {"ConstrainKmemSpace": True}},
+        r"refuses to start with: ConstrainKmemSpace\. Known, in this spelling: AllowedRAMSpace",
+    ),
+    "dead-cgroup-key": ({"slurm_compute_cgroup_conf": {"CgroupAutomount": True}}, r"CgroupAutomount"),
+    "own-variable": (
+        {"slurm_compute_slurm_conf": {"clusterName": "x"}},
+        r"clusterName \(use slurm_compute_cl",
+    ),
+    "obsolete": (
+        {"slurm_compute_slurm_conf": {"ControlMachine": "x"}},
+        r"Machine \(use slurm_compute_controllers\)",
+    ),
+    "respelt": (
+        {"slurm_compute_slurm_conf": {"proctracktype": "x"}},
+        r"twice: proctracktype\. The role's",
+    ),
+    "nested": ({"slurm_compute_slurm_conf": {"SlurmdParameters": {"a": 1}}}, r"not so: SlurmdParameters"),
+    "twice": ({"slurm_compute_partitions": [{"name": "a"}, {"name": "a"}]}, r"names a partition twice: a, a"),
+    "nodes": ({"slurm_compute_partitions": [{"name": "a", "nodes": "n1"}]}, r"a list of node names; not so in a\."),
+    "bookworm": ({}, r"made for Debian 13.*bookworm is Debian 12"),
+}
+FINE: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "strings": {"slurm_compute_gpus": "false", "slurm_compute_munge_key_existing": "no"},
+    "key-file": {"slurm_compute_munge_key": "", "slurm_compute_munge_key_file": __file__},
+    "configless": {"slurm_compute_config_mode": "configless", "slurm_compute_cluster_name": ""},
+    "image": {
+        "hpc_image_build": True,
+        "slurm_compute_cluster_name": "",
+        "slurm_compute_controllers": [],
+        "slurm_compute_munge_key": "",
+    },
+    "null": {
+        "slurm_compute_slurm_conf": {"DefMemPerCPU": None},
+        "slurm_compute_cgroup_conf": {"ConstrainSwapSpace": None},
+    },
+    "partitions": {
+        "slurm_compute_partitions": [{"name": "a", "nodes": "gpu"}, {"name": "b", "nodes": ["n1"]}, {"name": "c"}]
+    },
+}
+PREFLIGHT = {
+    "ansible.builtin.import_role": {"name": "hpc.compute.slurm_compute", "tasks_from": "preflight"},
+    # a key that happens to be on the machine of the tests must not decide them
+    "vars": {"__slurm_compute_munge_key_path": "/nonexistent/munge.key"},
+}
+
+
+class Play(Protocol):
+    def __call__(self, hosts: Any, tasks: Any, facts: Any = None) -> str: ...
+
+
+def failures(output: str) -> dict[str, str]:
+    """The failure of each host, on one line."""
+    found = re.findall(r"^fatal: \[([\w-]+)\]: FAILED! => (\{.*?\}$)", output, re.MULTILINE | re.DOTALL)
+    return {host: " ".join(text.split()) for host, text in found}
+
+
+@pytest.fixture
+def hosts() -> dict[str, dict[str, Any]]:
+    cases = {name: {**GOOD, **own} for name, (own, _) in BAD.items()}
+    return {**cases, **{name: {**GOOD, **own} for name, own in FINE.items()}}
+
+
+def test_each_mistake_is_named_and_nothing_else_fails(play: Play, hosts: dict[str, dict[str, Any]]) -> None:
+    output = play(hosts, [PREFLIGHT], {"bookworm": {"ansible_distribution_major_version": "12"}})
+    told = failures(output)
+    assert set(told) == set(BAD), output
+    for name, (_, words) in BAD.items():
+        assert re.search(words, told[name]), f"{name}: {told[name]}"
+    assert KEY not in output
+
+
+def test_all_mistakes_are_told_at_once(play: Play) -> None:
+    told = failures(play({"bare": {}}, [PREFLIGHT]))["bare"]
+    for words in ("slurm_compute_cluster_name must be", "slurm_compute_controllers is empty", "munge key is needed"):
+        assert words in told
+
+
+def test_an_installation_without_configuration_asks_for_no_secret(play: Play) -> None:
+    install = {**PREFLIGHT, "vars": {"__slurm_compute_configures": False}}
+    assert failures(play({"bare": {}}, [install])) == {}
