@@ -20,8 +20,8 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.hpc.compute.plugins.filter.mig_plan import FilterModule, mig_plan
 from ansible_collections.hpc.compute.plugins.module_utils.gpu.model import Inventory
 from ansible_collections.hpc.compute.plugins.module_utils.mig import fleet
-from ansible_collections.hpc.compute.plugins.module_utils.mig.catalog import board_by_key
-from unit.mig.plan_oracle import instance, plain_gpu
+from ansible_collections.hpc.compute.plugins.module_utils.mig.machine import MachinePlan, plan_machine
+from unit.mig.plan_oracle import board_named, instance, plain_gpu
 
 ROOT = Path(__file__).parents[3]
 LAYOUT: dict[str, Any] = {
@@ -32,8 +32,7 @@ LAYOUT: dict[str, Any] = {
         "off": [{"devices": "all", "mig-enabled": False}],
     },
 }
-H100 = board_by_key("h100_80")
-assert H100 is not None
+H100 = board_named("h100_80")
 
 
 def recorded(gi_id: int = 2, uuid: str = "GPU-a") -> dict[str, Any]:
@@ -108,8 +107,12 @@ def test_the_drawing_follows_width_and_characters() -> None:
 
 def test_a_fleet_is_planned_by_host_and_like_machines_once(monkeypatch: pytest.MonkeyPatch) -> None:
     planned = []
-    real = fleet.plan_machine
-    monkeypatch.setattr(fleet, "plan_machine", lambda *args, **more: planned.append(1) or real(*args, **more))
+
+    def counted(node: Inventory, *args: Any, **more: Any) -> MachinePlan:
+        planned.append(node)
+        return plan_machine(node, *args, **more)
+
+    monkeypatch.setattr(fleet, "plan_machine", counted)
     hosts = {f"node{n}": recorded(gi_id=n % 3, uuid=f"GPU-{n}") for n in range(30)}
     hosts["bare"] = Inventory().to_dict()
     given = copy.deepcopy(hosts)

@@ -21,7 +21,7 @@ from ansible_collections.hpc.compute.plugins.module_utils.gpu.model import (
     MigState,
     Placement,
 )
-from ansible_collections.hpc.compute.plugins.module_utils.mig.catalog import Board, Profile
+from ansible_collections.hpc.compute.plugins.module_utils.mig.catalog import Board, Profile, board_by_key
 from ansible_collections.hpc.compute.plugins.module_utils.mig.demand import Demand, Want
 from ansible_collections.hpc.compute.plugins.module_utils.mig.steps import (
     CreateComputeInstance,
@@ -208,6 +208,13 @@ class StrictGpu:
             split = sorted((slices or 0 for (owner, _), slices in self.cis.items() if owner == gi_id), reverse=True)
             wants.append(Want(profile_id, tuple(split)))
         return Demand(self.mode, tuple(sorted(wants)))
+
+
+def board_named(key: str) -> Board:
+    """The board of this key, which must be there."""
+    board = board_by_key(key)
+    assert board is not None
+    return board
 
 
 def plain_gpu(

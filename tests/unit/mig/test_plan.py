@@ -13,21 +13,14 @@ from ansible_collections.hpc.compute.plugins.module_utils.gpu.model import (
     MigState,
     Placement,
 )
-from ansible_collections.hpc.compute.plugins.module_utils.mig.catalog import Board, board_by_key, board_for
+from ansible_collections.hpc.compute.plugins.module_utils.mig.catalog import Board, board_for
 from ansible_collections.hpc.compute.plugins.module_utils.mig.demand import MIG_OFF, Demand, Want
 from ansible_collections.hpc.compute.plugins.module_utils.mig.explain import Infeasible
 from ansible_collections.hpc.compute.plugins.module_utils.mig.plan import Conditions, GpuPlan, compute_slices, plan_gpu
 from ansible_collections.hpc.compute.plugins.module_utils.mig.solve import Held
-from unit.mig.plan_oracle import StrictGpu, instance, plain_gpu, wants
+from unit.mig.plan_oracle import StrictGpu, board_named, instance, plain_gpu, wants
 
-
-def named(key: str) -> Board:
-    board = board_by_key(key)
-    assert board is not None
-    return board
-
-
-HOPPER, AMPERE, A30, RTX, B200 = (named(key) for key in ("h100_80", "a100_40", "a30", "rtxpro6000", "b200"))
+HOPPER, AMPERE, A30, RTX, B200 = (board_named(key) for key in ("h100_80", "a100_40", "a30", "rtxpro6000", "b200"))
 
 
 def planned(plan: GpuPlan | Infeasible) -> GpuPlan:

@@ -9,13 +9,13 @@ import time
 import pytest
 import yaml
 from ansible_collections.hpc.compute.plugins.module_utils.gpu.model import Gpu, Inventory
-from ansible_collections.hpc.compute.plugins.module_utils.mig.catalog import Board, board_by_key, board_for, boards
+from ansible_collections.hpc.compute.plugins.module_utils.mig.catalog import Board, board_for, boards
 from ansible_collections.hpc.compute.plugins.module_utils.mig.explain import Infeasible
 from ansible_collections.hpc.compute.plugins.module_utils.mig.layout import Layout
 from ansible_collections.hpc.compute.plugins.module_utils.mig.layout_file import load_layout
 from ansible_collections.hpc.compute.plugins.module_utils.mig.machine import plan_machine
 from ansible_collections.hpc.compute.plugins.module_utils.mig.plan import GpuPlan
-from unit.mig.plan_oracle import StrictGpu, allowed, plain_gpu
+from unit.mig.plan_oracle import StrictGpu, allowed, board_named, plain_gpu
 
 #: One of each size, as a balanced layout has it: by the number of compute slices of the board.
 BALANCED = {7: {1: 2, 2: 1, 3: 1}, 4: {1: 2, 2: 1}}
@@ -137,8 +137,7 @@ def test_one_more_than_all_is_refused_on_every_board(board: Board) -> None:
 def test_what_a_board_cannot_do_is_answered_with_what_it_can(
     key: str, devices: dict[str, int], nearest: dict[str, int]
 ) -> None:
-    board = board_by_key(key)
-    assert board is not None
+    board = board_named(key)
     entry = {"devices": "all", "mig-enabled": True, "mig-devices": devices}
     layout = load_layout(yaml.safe_dump({"version": "v1", "mig-configs": {"a": [entry]}}))
     result = outcome(layout, "a", plain_gpu(board, False))

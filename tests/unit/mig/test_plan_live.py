@@ -8,22 +8,15 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.hpc.compute.plugins.module_utils.gpu.model import Inventory
-from ansible_collections.hpc.compute.plugins.module_utils.mig.catalog import Board, ModeSemantics, board_by_key
+from ansible_collections.hpc.compute.plugins.module_utils.mig.catalog import Board, ModeSemantics
 from ansible_collections.hpc.compute.plugins.module_utils.mig.demand import Demand
 from ansible_collections.hpc.compute.plugins.module_utils.mig.layout import parse_entries
 from ansible_collections.hpc.compute.plugins.module_utils.mig.live import LiveBoard, LiveProfile, overlay
 from ansible_collections.hpc.compute.plugins.module_utils.mig.machine import plan_machine
 from ansible_collections.hpc.compute.plugins.module_utils.mig.plan import GpuPlan, plan_gpu
-from unit.mig.plan_oracle import plain_gpu, wants
+from unit.mig.plan_oracle import board_named, plain_gpu, wants
 
-
-def named(key: str) -> Board:
-    board = board_by_key(key)
-    assert board is not None
-    return board
-
-
-GB300, A30 = named("gb300"), named("a30")
+GB300, A30 = board_named("gb300"), board_named("a30")
 
 
 def reading(board: Board) -> list[LiveProfile]:

@@ -10,17 +10,15 @@ from typing import Any
 
 import pytest
 from ansible_collections.hpc.compute.plugins.module_utils.gpu.model import Gpu, Inventory, MigState
-from ansible_collections.hpc.compute.plugins.module_utils.mig.catalog import board_by_key
 from ansible_collections.hpc.compute.plugins.module_utils.mig.explain import Infeasible
 from ansible_collections.hpc.compute.plugins.module_utils.mig.layout import parse_entries
 from ansible_collections.hpc.compute.plugins.module_utils.mig.machine import MachinePlan, board_of, plan_machine
 from ansible_collections.hpc.compute.plugins.module_utils.mig.picture import draw_plan
 from ansible_collections.hpc.compute.plugins.module_utils.mig.plan import Conditions, GpuPlan
 from ansible_collections.hpc.compute.plugins.module_utils.mig.report import report
-from unit.mig.plan_oracle import instance, plain_gpu
+from unit.mig.plan_oracle import board_named, instance, plain_gpu
 
-H100 = board_by_key("h100_80")
-assert H100 is not None
+H100 = board_named("h100_80")
 CUT = replace(
     plain_gpu(H100, instances=[instance(H100, 2, "1g.10gb", 6), instance(H100, 1, "3g.40gb", 0, (2, 1))]), index=0
 )
@@ -71,8 +69,7 @@ def test_busy_instances_belong_to_their_gpu() -> None:
 
 
 def test_the_first_reason_is_the_one_that_is_told() -> None:
-    b200 = board_by_key("b200")
-    assert b200 is not None
+    b200 = board_named("b200")
     unknown = {"mig-devices": {"1g.10gb": 1}}
     old = plan(unknown, node=Inventory((plain_gpu(b200),), driver_version="550.163.01")).outcomes[0].result
     assert isinstance(old, Infeasible)
@@ -125,8 +122,7 @@ def test_a_report_is_plain_data_and_complete() -> None:
 
 
 def test_a_reset_on_one_gpu_is_one_for_the_machine() -> None:
-    a100 = board_by_key("a100_40")
-    assert a100 is not None
+    a100 = board_named("a100_40")
     assert report(plan({}, node=Inventory((plain_gpu(a100, False),))))["reset_required"]
 
 

@@ -5,17 +5,17 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.hpc.compute.plugins.module_utils.mig.catalog import Board, Profile, board_by_key, boards
+from ansible_collections.hpc.compute.plugins.module_utils.mig.catalog import Board, Profile, boards
 from ansible_collections.hpc.compute.plugins.module_utils.mig.demand import MIG_OFF, Demand, Want
 from ansible_collections.hpc.compute.plugins.module_utils.mig.explain import Infeasible
 from ansible_collections.hpc.compute.plugins.module_utils.mig.grid import grid_of
 from ansible_collections.hpc.compute.plugins.module_utils.mig.layout_names import ProfileName, profile_name
 from ansible_collections.hpc.compute.plugins.module_utils.mig.resolve import demand_on
+from unit.mig.plan_oracle import board_named
 
 
 def ask(key: str, **counts: int) -> Demand | Infeasible:
-    board = board_by_key(key)
-    assert board is not None
+    board = board_named(key)
     named = {name.replace("_", "."): count for name, count in counts.items()}
     return demand_on(board, True, tuple((parsed(name), count) for name, count in named.items()))
 
@@ -27,8 +27,7 @@ def parsed(name: str) -> ProfileName:
 
 
 def names(key: str, demand: Demand | Infeasible) -> list[str]:
-    board = board_by_key(key)
-    assert board is not None
+    board = board_named(key)
     assert isinstance(demand, Demand)
     grid = grid_of(board)
     return [grid.profile(want.profile_id).name for want in demand.wants]
@@ -86,8 +85,7 @@ def test_an_intent_and_a_name_of_the_same_profile_add_up() -> None:
 
 
 def test_off_asks_for_nothing() -> None:
-    board = board_by_key("a30")
-    assert board is not None
+    board = board_named("a30")
     assert demand_on(board, False, ()) is MIG_OFF
 
 
@@ -144,7 +142,6 @@ def test_what_has_no_counterpart_is_dropped_under_its_own_name() -> None:
 
 
 def test_profiles_of_equal_slices_differ_in_memory() -> None:
-    board = board_by_key("h100_80")
-    assert board is not None
+    board = board_named("h100_80")
     double = [one for one in board.profiles if one.compute_slices == 1 and one.memory_slots == 2]
     assert [isinstance(one, Profile) and one.name for one in double] == ["1g.20gb"]
