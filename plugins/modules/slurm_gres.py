@@ -148,7 +148,7 @@ devices:
       elements: str
       sample: [/dev/nvidia0, /dev/nvidia-caps/nvidia-cap66, /dev/nvidia-caps/nvidia-cap67]
     uuid:
-      description: What C(CUDA_VISIBLE_DEVICES) gets.
+      description: UUID of the device. Slurm puts that of a slice into C(CUDA_VISIBLE_DEVICES); whole GPUs go by number.
       type: str
       sample: MIG-5d7a5f0e-2c4b-4f8e-9a52-0d5cf4a1b0c3
     pci_address:

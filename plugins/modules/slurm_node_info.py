@@ -82,6 +82,11 @@ real_memory:
   returned: always
   type: int
   sample: 1031500
+gres:
+  description: C(Gres) of what C(slurmd) detects with the C(gres.conf) that is there, by full type names; may be empty.
+  returned: always
+  type: str
+  sample: gpu:nvidia_h100_80gb_hbm3:4
 name:
   description: The name that C(slurmd) gives the node, its host name.
   returned: always

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .devices import Device, file_key
-from .gres import GresEntry, gpu_entries
+from .gres import GresEntry, gpu_entries, type_id
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,10 @@ def bind(entries: Sequence[GresEntry], devices: Sequence[Device]) -> Outcome:
     :raises ValueError: some of the entries have a type and others have none, at which ``slurmd`` exits.
     """
     wanted: Counter[str | None] = Counter()
+    first: dict[int, str] = {}
     for entry in gpu_entries(entries):
-        wanted[entry.type] += entry.count
+        name = entry.type
+        wanted[name if name is None else first.setdefault(type_id(name), name)] += entry.count
     if None in wanted and len(wanted) > 1:
         raise ValueError("expected GPUs all with a type or all without, found both")
     offered, left = _take(wanted, _relabel(wanted, devices), devices)

@@ -25,6 +25,7 @@ _RECORD = re.compile(
     r"GRES\[(?P<name>[^\]]+)\] Type:(?P<type>\S+) Count:(?P<count>\d+) Cores\(\d+\):(?P<cores>\S*) +"
     r"Links:(?P<links>\S+) Flags:(?P<flags>\S*) File:(?P<file>\S+) UniqueId:(?P<uuid>\S+)"
 )
+_BAD_FILE = re.compile(r"error: (?:_set_gres_device_desc: )?(?:stat\()?(/dev/[^\s):]+)\)?:? (.+)")
 _FINAL = "Final merged GRES list:"
 _IGNORED = "The following autodetected GPUs are being ignored:"
 _DISCARDED = "Discarding the following config-only GPU"
@@ -32,6 +33,10 @@ _TROUBLES = (
     (
         "configured with nvml functionality, but that lib wasn't found",
         "slurmd can't load the NVIDIA library libnvidia-ml.so.1: install the driver's library package (libnvidia-ml1)",
+    ),
+    (
+        "cannot find gpu plugin for gpu/nvml",
+        "slurmd lacks its plugin for AutoDetect=nvml: install Debian's package slurm-wlm-nvml-plugin (contrib)",
     ),
     (
         "Munge encode failed",
@@ -138,10 +143,7 @@ def _run(run: Runner, command: list[str]) -> Completed:
         )
     if completed.rc != 0:
         known = "".join(f". {advice}" for phrase, advice in _TROUBLES if phrase in completed.stderr)
-        raise SlurmdError(
-            f"{words} failed with exit code {completed.rc}: {_last_line(completed)}"
-            + "".join(f". {one}" for one in known)
-        )
+        raise SlurmdError(f"{words} failed with exit code {completed.rc}: {_last_line(completed)}{known}")
     return completed
 
 
@@ -171,6 +173,9 @@ def parse_gres_report(text: str) -> GresReport:
             current = "discarded"
         else:
             errors += [advice for phrase, advice in _TROUBLES if phrase in line]
+            bad = _BAD_FILE.search(line)
+            if bad is not None:
+                errors.append(f"the device file {bad[1]} can't be used: {bad[2]}")
             if line.startswith("error: Bad GRES configuration"):
                 errors.append(f"slurmd can't read the node's Gres: {line.removeprefix('error: ')}")
     return GresReport(
@@ -191,7 +196,7 @@ def compare(bindings: Sequence[Binding], report: GresReport) -> list[str]:
     Types, device files and UUIDs must be the same. Cores and links are not compared: they come from the driver there
     and from sysfs here, and no job gets a wrong device by them.
     """
-    predicted = {binding.device.file: (binding.label, binding.device.uuid) for binding in bindings}
+    predicted = {binding.device.file: (binding.label, binding.device.unique_id) for binding in bindings}
     real = {record.file or "(no file)": (record.type, record.uuid) for record in report.offered}
     differences = list(report.errors)
     for file in [*predicted, *(file for file in real if file not in predicted)]:

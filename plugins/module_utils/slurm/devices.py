@@ -27,10 +27,9 @@ _GPU_SLICES = re.compile(r"(?:^|\b)(\d+)g\.", re.ASCII)
 class Device:
     """What Slurm schedules: a whole GPU, or one compute instance of one that is cut.
 
-    *type* is the full type name as ``slurmd`` detects it. *files* are what a job's device access is made of, *uuid*
-    is what ``CUDA_VISIBLE_DEVICES`` gets. *cores* is a range of Slurm's own core numbers, ``None`` when the topology or
-    the affinity isn't known. *links* counts the NVLinks to each GPU in NVML's order, -1 at the GPU itself; slices have
-    none.
+    *type* is the full type name as ``slurmd`` detects it. *files* are what a job's device access is made of. *cores* is
+    a range of Slurm's own core numbers, ``None`` when the topology or the affinity isn't known. *links* counts the
+    NVLinks to each GPU in NVML's order, -1 at the GPU itself; slices have none.
     """
 
     kind: Literal["gpu", "mig"]
@@ -45,6 +44,11 @@ class Device:
     def file(self) -> str:
         """The files as Slurm writes and sorts them."""
         return ",".join(self.files)
+
+    @property
+    def unique_id(self) -> str | None:
+        """What Slurm knows it by and puts into a job's ``CUDA_VISIBLE_DEVICES``; a whole GPU goes by number instead."""
+        return self.uuid if self.kind == "mig" else None
 
     def __str__(self) -> str:
         """The device for a person: its full type and its files."""

@@ -103,6 +103,14 @@ def gpu_entries(entries: Iterable[GresEntry]) -> list[GresEntry]:
     return [entry for entry in entries if entry.name == "gpu" and entry.count > 0]
 
 
+def type_id(name: str) -> int:
+    """The number by which Slurm knows a type: a sum of its characters, so two types can have the same.
+
+    ``2g.48gb`` and ``3g.47gb`` do. Slurm then adds the count of the second to that of the first and forgets its name.
+    """
+    return sum(byte << 8 * (position % 4) for position, byte in enumerate(name.encode())) & 0xFFFFFFFF
+
+
 def gres_types(entries: Iterable[GresEntry]) -> list[str]:
     """Names for ``GresTypes=``, sorted."""
     return sorted({entry.name for entry in entries})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .binding import Outcome, bind
 from .devices import Device
-from .gres import GresEntry, format_gres, gpu_entries, gres_of
+from .gres import GresEntry, format_gres, gpu_entries, gres_of, type_id
 
 _PROFILE = re.compile(r"(?:^|_)((?:\d+c\.)?\d+g\.\d+gb\S*)$", re.ASCII)
 _SEPARATORS = re.compile(r"[-_ ]")
@@ -56,7 +56,8 @@ def check(entries: Sequence[GresEntry], devices: Sequence[Device], *, allow_unli
             refusals += _judge_untyped(entry, outcome, devices)
         else:
             refusals += _judge(entry, entry.type, gpus, outcome, devices)
-    if outcome.ignored and not allow_unlisted:
+    # one that is left out because another is bound wrongly needs no second message
+    if outcome.ignored and not allow_unlisted and not refusals:
         refusals.append(_unlisted(outcome.ignored, gpus, devices))
     return Check(outcome, tuple(refusals))
 
@@ -95,22 +96,17 @@ def _mixed(entries: Sequence[GresEntry]) -> Refusal | None:
 
 
 def _clash(entries: Sequence[GresEntry]) -> Refusal | None:
-    """Slurm knows types by a 32-bit sum of their characters, and takes two types of one sum for the same."""
     seen: dict[int, str] = {}
     for name in (entry.type for entry in entries if entry.type is not None):
-        other = seen.setdefault(_type_id(name), name)
+        other = seen.setdefault(type_id(name), name)
         if other != name:
             return Refusal(
                 "type_clash",
-                f"the types {other} and {name} have the same number inside Slurm, which would take the second for the "
-                "first: abbreviate one of them otherwise",
+                f"the types {other} and {name} have the same number inside Slurm, which takes the second for the first"
+                ": write their full names",
                 name,
             )
     return None
-
-
-def _type_id(name: str) -> int:
-    return sum(byte << 8 * (position % 4) for position, byte in enumerate(name.encode())) & 0xFFFFFFFF
 
 
 def _judge(

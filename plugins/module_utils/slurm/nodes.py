@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class NodeHardware:
-    """*sockets* are those of all boards together; *real_memory* is in MiB. *name* is the machine's own host name."""
+    """*sockets* are those of all boards together; *real_memory* is in MiB. *name* is the machine's own host name.
+
+    *gres* is what ``slurmd`` detects with the gres.conf that is there, under full type names; may be empty.
+    """
 
     name: str
     cpus: int
@@ -18,6 +21,7 @@ class NodeHardware:
     cores_per_socket: int
     threads_per_core: int
     real_memory: int
+    gres: str = ""
 
 
 def parse_hardware(text: str) -> NodeHardware:
@@ -46,6 +50,7 @@ def parse_hardware(text: str) -> NodeHardware:
         cores_per_socket=number("CoresPerSocket"),
         threads_per_core=number("ThreadsPerCore"),
         real_memory=number("RealMemory"),
+        gres=fields.get("Gres", ""),
     )
 
 

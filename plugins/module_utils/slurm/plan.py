@@ -109,8 +109,8 @@ def _entries(wanted: str | None, usable: list[Device]) -> list[GresEntry]:
     shared = sorted({entry.name for entry in entries if entry.name in _SHARED})
     if shared:
         raise GresRefusedError(
-            f"Gres={wanted}: {' and '.join(shared)} can't be configured here, as sharing a GPU needs lines of its own in "
-            "gres.conf, which would be overwritten; leave it out"
+            f"Gres={wanted}: {' and '.join(shared)} can't be configured here, as sharing a GPU needs lines of its own "
+            "in gres.conf, which would be overwritten; leave it out"
         )
     return entries
 
@@ -131,7 +131,8 @@ def _checked(
             if one.device not in usable
         ]
     if outcome is None or reasons:
-        raise GresRefusedError(
-            "; ".join(reasons) + f". Gres={format_gres(gres_of(usable))} names every device of this machine"
-        )
+        message, everything = "; ".join(reasons), format_gres(gres_of(usable)) or "(nothing)"
+        if everything not in message:
+            message += f". Every device of this machine is in Gres={everything}"
+        raise GresRefusedError(message)
     return outcome.bindings

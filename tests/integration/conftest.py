@@ -1,0 +1,20 @@
+# Copyright: The hpc.compute authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A node with Debian's real slurmd and munge, shared by these tests; root and the rig's cache are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from integration.slurmd_node import SlurmdNode
+
+
+@pytest.fixture(scope="session")
+def slurmd_node() -> Iterator[SlurmdNode]:
+    node = SlurmdNode("it-slurmd", "10.213.97.30")
+    node.up()
+    try:
+        yield node
+    finally:
+        node.down()
