@@ -45,7 +45,7 @@ def mig_plan(
         )
         planner = Planner(_entries(layout, config), wishes)
         if fleet:
-            return planner.hosts(target)
+            return _hosts(planner, target)
         if isinstance(target, Mapping):
             return planner.recorded(target)
         if isinstance(target, Sequence):
@@ -56,6 +56,32 @@ def mig_plan(
         "mig_plan: expected as target a board name, a list of them, a recorded inventory or inventories by host, found "
         f"{type(target).__name__}"
     )
+
+
+def _hosts(planner: Planner, target: Mapping[str, Any]) -> dict[str, Any]:
+    """Ansible hands out containers that template each value when it is first looked at: for ten thousand machines that
+    takes five times as long as everything else. Recorded data holds no templates, so it is looked at directly. Where
+    that does not give a plan (somebody did write a template there) Ansible's way is taken and has the last word.
+    """
+    try:
+        return planner.hosts(_unwrapped(target))
+    except ValueError:
+        return planner.hosts(target)
+
+
+def _unwrapped(value: Any) -> Any:
+    """*value* without the wrappers of Ansible 2.19 and later, which are known by name as they are not importable.
+
+    What is in a wrapped plain container is plain, so this ends where recorded data begins.
+    """
+    kind = type(value).__name__
+    if kind == "_LazyValue":
+        return _unwrapped(value.value)
+    if kind == "_AnsibleLazyTemplateDict":
+        return {key: _unwrapped(one) for key, one in dict.items(value)}
+    if kind == "_AnsibleLazyTemplateList":
+        return [_unwrapped(one) for one in list.__iter__(value)]
+    return value
 
 
 def _entries(layout: Any, config: str | None) -> Sequence[Entry]:

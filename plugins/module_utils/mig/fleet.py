@@ -65,6 +65,8 @@ class Planner:
             return self.inventory(Inventory.from_dict(raw))
         known = self._reports.get(key)
         if known is None:
+            if "{{" in repr(key):
+                raise ValueError("expected recorded values in a GPU inventory, found a template")
             known = self._reports[key] = self.inventory(Inventory.from_dict(raw))
         return known
 

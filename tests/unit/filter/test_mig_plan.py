@@ -221,40 +221,65 @@ def test_the_documentation_has_the_options_that_there_are() -> None:
     assert set(documented["RETURN"]["_value"]["contains"]) == set(plan)
 
 
-def test_ansible_finds_the_filter_and_gets_plain_values_back(tmp_path: Path) -> None:
-    playbook = [
-        {
-            "hosts": "localhost",
-            "gather_facts": False,
-            "vars": {"layout": LAYOUT, "plan": "{{ layout | hpc.compute.mig_plan('2xh100-80', 'two') }}"},
-            "tasks": [
-                {
-                    "ansible.builtin.assert": {
-                        "that": ["plan.feasible", "plan.gpus | length == 2", "'new' in plan.drawing"]
-                    }
-                },
-                {"ansible.builtin.debug": {"msg": "{{ 'Steps: %d' | format(plan.gpus[0].steps | length) }}"}},
-                {"ansible.builtin.debug": {"msg": "{{ layout | hpc.compute.mig_plan('v100', 'two') }}"}},
-            ],
-        }
-    ]
-    environment = os.environ | {
+def test_ansibles_wrappers_are_taken_off_recorded_data() -> None:
+    wrappers = pytest.importorskip("ansible._internal._templating._lazy_containers")
+    # Under other names they would be looked through no more, and fleets planned a hundred times slower.
+    assert {"_LazyValue", "_AnsibleLazyTemplateDict", "_AnsibleLazyTemplateList"} <= set(vars(wrappers))
+
+
+def test_recorded_data_with_a_template_in_it_is_refused() -> None:
+    data = recorded()
+    data["driver_version"] = "{{ version }}"
+    with pytest.raises(AnsibleFilterError, match=r"host n: expected recorded values .* found a template"):
+        mig_plan(LAYOUT, {"n": data}, "two")
+
+
+def run_playbook(tmp_path: Path, variables: dict[str, Any], *messages: str) -> subprocess.CompletedProcess[str]:
+    """Run a playbook that shows *messages* on this machine, with nothing of the caller's configuration."""
+    tasks = [{"ansible.builtin.debug": {"msg": message}} for message in messages]
+    play = [{"hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": tasks}]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    environment = inherited | {
         "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".venv/collections"),
         "ANSIBLE_HOME": str(tmp_path),
         "ANSIBLE_LOCALHOST_WARNING": "false",
         "ANSIBLE_NOCOLOR": "true",
     }
-    command = [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", "-c", "local", "/dev/stdin"]
-    done = subprocess.run(
-        command,
-        input=yaml.safe_dump(playbook),
+    return subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", "-c", "local", "/dev/stdin"],
+        input=yaml.safe_dump(play),
         capture_output=True,
         text=True,
         env=environment,
         check=False,
-        timeout=60,
+        timeout=120,
+        cwd=tmp_path,
     )
-    assert "Steps: 5" in done.stdout, done.stdout + done.stderr
+
+
+def test_ansible_finds_the_filter_and_gets_plain_values_back(tmp_path: Path) -> None:
+    templated = recorded()
+    templated["driver_version"] = "{{ '580' ~ '.95.05' }}"
+    plans = {
+        # A machine given as it is, by a template, and with a template inside.
+        "fleet": {"plain": recorded(), "named": "{{ node }}", "inside": templated},
+        "boards": "{{ layout | hpc.compute.mig_plan('2xh100-80', 'two') }}",
+        "one": "{{ layout | hpc.compute.mig_plan({'inventory': node}, 'two') }}",
+        "many": "{{ layout | hpc.compute.mig_plan(fleet, 'two') }}",
+        "zipped": "{{ layout | hpc.compute.mig_plan(dict(['a'] | zip([node])), 'two') }}",
+    }
+    done = run_playbook(
+        tmp_path,
+        {"layout": LAYOUT, "node": recorded(), **plans},
+        "{{ 'Steps: %d' | format(boards.gpus[0].steps | length) }} {{ 'new' in boards.drawing }}",
+        "{{ 'Recorded: %s' | format(one.gpus[0].kept) }}",
+        "{{ 'Fleet: %s' | format(many.hosts.values() | map(attribute='feasible') | list) }}",
+        "{{ 'Zipped: %s' | format(zipped.hosts.a.changed) }}",
+        "{{ layout | hpc.compute.mig_plan('v100', 'two') }}",
+    )
+    output = done.stdout + done.stderr
+    for line in ("Steps: 5 True", "Recorded: [2]", "Fleet: [True, True, True]", "Zipped: True"):
+        assert line in output, output
     assert done.returncode == 2
-    assert "mig_plan: expected boards of the MIG catalogue" in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    assert "mig_plan: expected boards of the MIG catalogue" in output
+    assert "Traceback" not in output
