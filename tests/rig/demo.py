@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Mapping
@@ -29,7 +30,6 @@ _NODE_PLAYBOOK = ("hpc.compute.node", "-e", "hpc_hosts=compute")
 _CONTROLLER_PLAYBOOK = REPO / "tests/rig/controller.yml"
 _JOB_NAMES = ("train", "infer", "fold", "render", "notebook")
 _MOST_JOBS = 12
-_IN_A_JOB = 'echo "job $SLURM_JOB_ID CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES"'
 
 
 def up(gpus: str, fresh: bool) -> None:
@@ -135,13 +135,15 @@ def _run_jobs() -> None:
     _show("scontrol", "show", "node", NODE.name)
     known = jobs.devices(_gpu_info())
     for kind in (*jobs.offered(CONTROLLER, NODE.name),) or (None,):
-        words = jobs.command(kind, _IN_A_JOB)
-        said = CONTROLLER.run(words).stdout.strip()
-        given = said.partition("CUDA_VISIBLE_DEVICES=")[2]
-        files = [file for device in given.split(",") if device in known for file in known[device].files]
-        if kind and not files:
-            raise RigError(f"expected a job on {kind} to be given one of {', '.join(known)}, found: {said}")
-        shown(jobs.shown(words), "\n".join((said, *([f"device files: {' '.join(files)}"] if files else []))))
+        if kind is None:
+            words = jobs.srun(None, "hostname")
+            shown(shlex.join(words), "\n".join(jobs.run(CONTROLLER, words)))
+            continue
+        words = jobs.srun(kind, "printenv", "CUDA_VISIBLE_DEVICES")
+        (given,) = jobs.run(CONTROLLER, words)
+        if given not in known:
+            raise RigError(f"expected a job on {kind} to be given one of {', '.join(known)}, found: {given}")
+        shown(shlex.join(words), f"{given}\n  its device files: {' '.join(known[given].files)}")
 
 
 def _fill_with_jobs() -> None:

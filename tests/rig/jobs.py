@@ -6,18 +6,19 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .base import USER
 from .node import Node
-from .process import RigError, wait_for
+from .process import RigError, indented, wait_for
 
 _GRES = re.compile(r"gpu:([^:(,\s]+):(\d+)")
 #: Small enough that many fit on a small machine.
-_SIZE = ("--ntasks=1", "--mem=32M")
+_SIZE = "--mem=32M"
+# A job that does not start within half a minute will not start by itself.
+_AS_USER = ("runuser", "--user", USER, "--", "env", "--chdir=/tmp", "SLURM_IMMEDIATE=30")
 # What each job's processes really see; run on the compute node, which needs nothing but Python for it
 _LOOK = """
 import json, pathlib
@@ -58,8 +59,14 @@ def wait_until_idle(controller: Node, name: str) -> None:
     try:
         wait_for(f"Slurm to call {name} idle", idle, seconds=30, every=0.2)
     except RigError as error:
-        told = controller.run(["scontrol", "show", "node", name], check=False)
-        raise RigError(f"{error}\n{told.stdout}{told.stderr}") from error
+        told = [
+            controller.run(words, check=False)
+            for words in (
+                ["scontrol", "show", "node", name],
+                ["journalctl", "--no-pager", "--lines=15", "--unit=slurmctld.service"],
+            )
+        ]
+        raise RigError(f"{error}\n" + "\n".join(indented(done.stdout + done.stderr) for done in told)) from error
 
 
 def offered(controller: Node, name: str) -> dict[str, int]:
@@ -69,17 +76,20 @@ def offered(controller: Node, name: str) -> dict[str, int]:
     return {kind: int(count) for kind, count in _GRES.findall(gres[1])} if gres else {}
 
 
-def command(kind: str | None, script: str) -> list[str]:
-    """``srun`` of a shell *script* on one device of type *kind*, as an ordinary user."""
-    device = [f"--gres=gpu:{kind}:1"] if kind else []
-    return [*_as_user("srun"), *_SIZE, *device, "sh", "-c", script]
+def run(controller: Node, words: list[str]) -> list[str]:
+    """Run *words*, an ``srun`` command, as an ordinary user; return the lines it printed."""
+    return controller.run([*_AS_USER, *words]).stdout.splitlines()
+
+
+def srun(kind: str | None, *words: str) -> list[str]:
+    """The command that runs *words* as a job on one device of type *kind*."""
+    return ["srun", _SIZE, *_device(kind), *words]
 
 
 def submit(controller: Node, kind: str | None, name: str) -> str:
     """Start a job that holds one device of type *kind* (or none) until it is cancelled, and return its number."""
-    device = [f"--gres=gpu:{kind}:1"] if kind else []
     hold = ["--output=/dev/null", f"--job-name={name}", "--parsable", "--wrap", "exec sleep infinity"]
-    return controller.run([*_as_user("sbatch"), *_SIZE, *device, *hold]).stdout.strip().partition(";")[0]
+    return run(controller, ["sbatch", _SIZE, *_device(kind), *hold])[0].partition(";")[0]
 
 
 def wait_until_running(controller: Node, numbers: list[str]) -> None:
@@ -125,10 +135,5 @@ def devices(gpus: Mapping[str, Any]) -> dict[str, Device]:
     return found
 
 
-def shown(words: list[str]) -> str:
-    """A command as a user would type it."""
-    return shlex.join(words[words.index("--") + 1 :] if "--" in words else words)
-
-
-def _as_user(program: str) -> list[str]:
-    return ["runuser", "--user", USER, "--", program, "--chdir=/tmp"]
+def _device(kind: str | None) -> list[str]:
+    return [f"--gres=gpu:{kind}:1"] if kind else []

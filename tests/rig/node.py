@@ -80,12 +80,11 @@ class Node:
         :raises RigError: it failed while *check* is set, or took longer than *timeout* seconds.
         """
         words = ["ssh", *self._ssh_options(), f"root@{self.ip}", "--", shlex.join(command)]
-        done = run(words, check=False, stdin=stdin, timeout=timeout)
+        called = f"on node {self.name}: {shlex.join(command)}"
+        done = run(words, check=False, stdin=stdin, timeout=timeout, called=called)
         if check and done.returncode != 0:
             told = (done.stderr or done.stdout).strip()
-            raise RigError(
-                f"on node {self.name}: {shlex.join(command)} failed with exit code {done.returncode}: {told}"
-            )
+            raise RigError(f"{called} failed with exit code {done.returncode}: {told}")
         return done
 
     def shell_command(self) -> list[str]:

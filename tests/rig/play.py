@@ -60,7 +60,13 @@ def module(name: str, node: Node, hosts: Path, collections: Path) -> Any:
     """
     command: list[str | Path] = [VENV / "bin/ansible", "-i", hosts, node.name, "--become", "-m", name]
     said = run(
-        command, env={**environment.variables(collections), "ANSIBLE_STDOUT_CALLBACK": "minimal"}, cwd=REPO
+        command,
+        env={
+            **environment.variables(collections),
+            "ANSIBLE_STDOUT_CALLBACK": "minimal",
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+        },
+        cwd=REPO,
     ).stdout
     start = said.find("{")
     if start < 0:

@@ -28,15 +28,18 @@ def run(
     log: Path | None = None,
     stdin: str | None = None,
     timeout: float | None = None,
+    called: str | None = None,
 ) -> Completed:
     """Run *command* and return its result; standard output and error are text.
 
     :param log: append both outputs to this file as they come (the result's ``stdout`` is then empty), so that a long
         step can be followed and its end be shown when it fails.
     :param stdin: text for standard input; nothing (``/dev/null``) when absent, so that no command waits for a person.
+    :param called: what messages call the command; the command itself when absent.
     :raises RigError: the command is missing, took longer than *timeout* seconds, or failed while *check* is set.
     """
     words = [str(word) for word in command]
+    called = called or shlex.join(words)
     feed = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
     try:
         if log is None:
@@ -53,10 +56,10 @@ def run(
     except FileNotFoundError as error:
         raise RigError(f"the command {words[0]!r} is needed and is not installed ({error})") from error
     except subprocess.TimeoutExpired as error:
-        raise RigError(f"{shlex.join(words)} took longer than {timeout:.0f} s{log_end(log)}") from error
+        raise RigError(f"{called} took longer than {timeout:.0f} s{log_end(log)}") from error
     if check and done.returncode != 0:
         told = log_end(log) if log else ":\n" + indented((done.stderr or "") + (done.stdout or ""))
-        raise RigError(f"{shlex.join(words)} failed with exit code {done.returncode}{told}")
+        raise RigError(f"{called} failed with exit code {done.returncode}{told}")
     return done
 
 
