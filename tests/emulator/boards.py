@@ -44,11 +44,6 @@ class Profile:
     memory_mib: int
     engines: Engines
 
-    @property
-    def media_extension(self) -> bool:
-        """Whether it takes the media extension, which a GPU has once (``+me``, ``+me.all``)."""
-        return "+me" in self.name
-
 
 @dataclass(frozen=True)
 class Mig:

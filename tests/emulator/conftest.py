@@ -15,6 +15,7 @@ import pytest
 from emulator.testing import EmulatedDriver
 
 Start = Callable[..., EmulatedDriver]
+Python = Callable[[EmulatedDriver, str], subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def start() -> Iterator[Start]:
 
 
 @pytest.fixture
-def python() -> Callable[[EmulatedDriver, str], subprocess.CompletedProcess[str]]:
+def python() -> Python:
     """Run a script in another process that sees the driver's GPUs, with ``n`` for an initialised pynvml."""
 
     def run(driver: EmulatedDriver, script: str) -> subprocess.CompletedProcess[str]:

@@ -213,11 +213,12 @@ class Gpu:
         return [start for start in profile.starts if taken.isdisjoint(range(start, start + profile.size))]
 
     def _within_budget(self, wanted: Profile) -> bool:
-        """Whether compute slices, the media extension and the engines allow one more *wanted*, wherever it goes."""
+        """Whether compute slices and engines allow one more *wanted*, wherever it goes.
+
+        The engines also see to it that the media extension (``+me``, ``+me.all``) is given once: it has the only OFA.
+        """
         profiles = [instance.profile for instance in self.instances.values()] + [wanted]
         if sum(profile.compute for profile in profiles) > self.mig.compute_slices:
-            return False
-        if sum(profile.media_extension for profile in profiles) > 1:
             return False
         budget = self.mig.whole.engines
         kinds: list[Callable[[Engines], int]] = [

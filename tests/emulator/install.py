@@ -23,6 +23,8 @@ _UNIT = "etc/systemd/system/emulated-gpu.service"
 _WANTED = "etc/systemd/system/multi-user.target.wants/emulated-gpu.service"
 _CONFIG = "etc/emulated-gpu.conf"
 _STATE = "var/lib/emulated-gpu/state.json"
+#: Beside the tests themselves.
+_ONLY_FOR_TESTS = ("conftest.py", "nvml_helpers.py")
 _INSTALLED_LIBRARY = f"usr/local/lib/{_LIBRARY}"
 
 
@@ -59,7 +61,7 @@ def install(node_root: Path, gpus: str, arguments: Sequence[str] = ()) -> None:
     shutil.rmtree(package, ignore_errors=True)
     package.mkdir(parents=True)
     for source in sorted([*_HERE.glob("*.py"), *_HERE.glob("*.toml"), _HERE / "README.md"]):
-        if not source.name.startswith("test_"):
+        if not source.name.startswith("test_") and source.name not in _ONLY_FOR_TESTS:
             shutil.copy2(source, package)
     _copy(library, node_root / _INSTALLED_LIBRARY)
     _copy(_HERE / "emulated-gpu.service", node_root / _UNIT)

@@ -13,12 +13,10 @@ from typing import Any
 
 import pynvml as n
 import pytest
-from emulator.conftest import Start
+from emulator.conftest import Python, Start
 from emulator.errors import Code, parse_code
 from emulator.nvml_helpers import cut, fails, mig_devices
 from emulator.testing import DriverError, EmulatedDriver
-
-Python = Callable[[EmulatedDriver, str], subprocess.CompletedProcess[str]]
 
 Calls = tuple[Callable[[], Any], ...]
 

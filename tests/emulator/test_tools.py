@@ -19,7 +19,7 @@ import pynvml as n
 import pytest
 from emulator import install, wire
 from emulator.__main__ import main
-from emulator.conftest import Start
+from emulator.conftest import Python, Start
 from emulator.nvml_helpers import mig_devices
 from emulator.testing import DriverError, EmulatedDriver
 
@@ -157,6 +157,7 @@ def test_an_installed_driver_runs_from_where_it_was_put(tmp_path: Path) -> None:
     assert config == "EMULATED_GPUS=8xa100-40=1g.5gb*7\nEMULATED_GPU_ARGUMENTS=--shuffle-minors --numa 0-3\n"
     package = node / "opt/emulated-gpu"
     assert not list((package / "emulator").glob("test_*"))
+    assert not (package / "emulator/conftest.py").exists()
 
     notify = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -239,18 +240,24 @@ def test_threads_have_connections_of_their_own(start: Start) -> None:
     assert wrong == []
 
 
-def test_a_forked_child_does_not_share_its_parents_connection(start: Start) -> None:
-    start("4xh100-80")
-    devices = [n.nvmlDeviceGetHandleByIndex(index) for index in range(4)]
-    children = []
-    for index in range(4):
-        child = os.fork()
-        if child == 0:
-            good = all(n.nvmlDeviceGetIndex(devices[index]) == index for _ in range(200))
-            os._exit(0 if good else 1)
-        children.append(child)
-    assert all(n.nvmlDeviceGetIndex(device) == index for _ in range(50) for index, device in enumerate(devices))
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+def test_a_forked_child_does_not_share_its_parents_connection(start: Start, python: Python) -> None:
+    driver = start("4xh100-80")
+    script = """
+import os, signal
+signal.alarm(15)
+devices = [n.nvmlDeviceGetHandleByIndex(index) for index in range(4)]
+children = []
+for index in range(4):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(15)  # a parent's is not inherited
+        os._exit(0 if all(n.nvmlDeviceGetIndex(devices[index]) == index for _ in range(200)) else 1)
+    children.append(child)
+assert all(n.nvmlDeviceGetIndex(device) == index for _ in range(50) for index, device in enumerate(devices))
+assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+"""
+    done = python(driver, script)
+    assert done.returncode == 0, done.stderr
 
 
 def test_bytes_that_are_no_request_harm_nobody(start: Start) -> None:
