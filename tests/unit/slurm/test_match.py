@@ -159,6 +159,6 @@ def test_meaning_prefers_whole_gpus() -> None:
 
 
 def test_a_full_type_does_not_mean_a_longer_one() -> None:
-    devices = [whole(0, "NVIDIA H200"), whole(1, "NVIDIA H200 NVL")]
+    devices = [whole(1, "NVIDIA H200"), whole(0, "NVIDIA H200 NVL")]
     assert meaning("nvidia_h200", devices) == devices[:1]
     assert "means nvidia_h200 (" in _refusals("gpu:nvidia_h200:1", devices)["wrong_device"].message
