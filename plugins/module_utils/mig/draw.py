@@ -25,7 +25,9 @@ class _Cell:
     free: bool = False
 
 
-def draw(inventory: Inventory, labels: Mapping[str, str] | None = None, width: int = 80, ascii_only: bool = False) -> str:
+def draw(
+    inventory: Inventory, labels: Mapping[str, str] | None = None, width: int = 80, ascii_only: bool = False
+) -> str:
     """Draw the GPUs of *inventory*, one below the other, ordered as in the inventory.
 
     :param labels: device UUID (of a GPU or of a MIG device) to a short text about it, such as ``job 7 alice``; a device

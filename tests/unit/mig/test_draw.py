@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-
 from ansible_collections.hpc.compute.plugins.module_utils.gpu.model import (
     ComputeInstance,
     Gpu,
@@ -97,7 +96,10 @@ def test_gpu_instance_without_compute_instance_and_without_name() -> None:
 
 
 def test_one_slice_is_singular() -> None:
-    assert "MIG, 1 slice" == draw(Inventory(gpus=(replace(CUT, gpu_instances=CUT.gpu_instances[:1]),))).splitlines()[0][-12:]
+    assert (
+        draw(Inventory(gpus=(replace(CUT, gpu_instances=CUT.gpu_instances[:1]),))).splitlines()[0][-12:]
+        == "MIG, 1 slice"
+    )
 
 
 def test_gpu_without_driver() -> None:
