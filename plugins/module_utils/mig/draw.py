@@ -101,7 +101,7 @@ def _instance_words(gi: GpuInstance, labels: Mapping[str, str]) -> tuple[str, ..
 
 
 def _wrapped(cell: _Cell, inner: int) -> list[str]:
-    """The cell's words as lines of at most *inner* columns; a word that is longer than that is broken, never dropped."""
+    """The cell's words as lines of at most *inner* columns; a longer word is broken, never dropped."""
     return [line for words in cell.words for line in textwrap.wrap(words, inner)] or [""]
 
 
