@@ -93,10 +93,19 @@ def test_slurm_conf_is_the_same_on_all_nodes_and_has_them_all(write: Write) -> N
     assert lines[first + 1] == f"NodeName=n2 NodeAddr=10.0.0.12 {hardware} Gres=gpu:h100:1,gpu:h100_1g.10gb:2"
     assert lines.index("SlurmctldHost=ctl(10.0.0.1)") + 1 == lines.index("SlurmctldHost=ctl2")
     assert "ClusterName=gpu" in lines
-    assert "AccountingStorageTRES=gres/gpu,gres/gpu:h100,gres/gpu:h100_1g.10gb" in lines
+    assert "AccountingStorageTRES" not in texts["n1"]  # slurmctld would refuse to start without its database
     assert "DefMemPerCPU=1000" in lines  # of the node that has least of it
     assert "TaskPlugin=task/cgroup,task/affinity" in lines
     assert "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP" in lines
+
+
+def test_a_cluster_with_a_database_accounts_for_every_gpu_type(write: Write) -> None:
+    own = {"slurm_compute_slurm_conf": {"AccountingStorageType": "accounting_storage/slurmdbd"}}
+    lines = write({"n1": own, "n2": {**own, "__slurm_compute_gres_prediction": SLICED}}, "slurm.conf.j2")[
+        "n1"
+    ].splitlines()
+    assert "AccountingStorageTRES=gres/gpu,gres/gpu:h100,gres/gpu:h100_1g.10gb" in lines
+    assert "AccountingStorageTRES" not in write({"n1": own}, "slurm.conf.j2")["n1"]  # no GPU to account for
 
 
 def test_partitions_find_the_nodes_that_have_gpus(write: Write) -> None:
@@ -139,7 +148,6 @@ def test_keys_are_merged_taken_out_and_spelt_as_slurm_reads_them(write: Write) -
     ):
         assert line in text.splitlines()
     assert "DefMemPerCPU" not in text
-    assert "AccountingStorageTRES" not in text  # there is no GPU to account for
     assert text.count("ProctrackType") == 1
 
 

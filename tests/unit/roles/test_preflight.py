@@ -65,6 +65,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         r"twice: proctracktype\. The role's",
     ),
     "nested": ({"slurm_compute_slurm_conf": {"SlurmdParameters": {"a": 1}}}, r"not so: SlurmdParameters"),
+    "no-database": (
+        {"slurm_compute_slurm_conf": {"AccountingStorageTRES": ["gres/gpu"]}},
+        r"slurmctld starts only beside AccountingStorageType",
+    ),
     "twice": ({"slurm_compute_partitions": [{"name": "a"}, {"name": "a"}]}, r"names a partition twice: a, a"),
     "nodes": ({"slurm_compute_partitions": [{"name": "a", "nodes": "n1"}]}, r"a list of node names; not so in a\."),
     "bookworm": ({}, r"made for Debian 13.*bookworm is Debian 12"),
