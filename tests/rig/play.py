@@ -47,7 +47,8 @@ def playbook(words: Sequence[str | Path], hosts: Path, log: Path, shown_in: Step
             recaps.append(found)
 
     command: list[str | Path] = [VENV / "bin/ansible-playbook", "-i", hosts, *words]
-    code = follow(command, log=log, on_line=read, env=environment.variables(collections), cwd=REPO)
+    variables = {**environment.variables(collections), "ANSIBLE_CALLBACK_RESULT_FORMAT": "yaml"}
+    code = follow(command, log=log, on_line=read, env=variables, cwd=REPO)
     if code != 0:
         raise RigError(f"the playbook {words[0]} failed with exit code {code}{log_end(log)}")
     return Recap(sum(int(found[1]) for found in recaps), sum(int(found[2]) for found in recaps))
@@ -59,15 +60,7 @@ def module(name: str, node: Node, hosts: Path, collections: Path) -> Any:
     :raises RigError: it failed or said something that is no result.
     """
     command: list[str | Path] = [VENV / "bin/ansible", "-i", hosts, node.name, "--become", "-m", name]
-    said = run(
-        command,
-        env={
-            **environment.variables(collections),
-            "ANSIBLE_STDOUT_CALLBACK": "minimal",
-            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
-        },
-        cwd=REPO,
-    ).stdout
+    said = run(command, env=environment.variables(collections), cwd=REPO).stdout
     start = said.find("{")
     if start < 0:
         raise RigError(f"expected a result of the module {name}, found {said.strip()!r}")

@@ -111,10 +111,10 @@ def test_services_run_now_and_after_a_boot(host: Host, name: str) -> None:
 
 
 def test_slurmd_writes_its_log(host: Host) -> None:
-    log = host.file("/var/log/slurm/slurmd.log")
-    assert log.exists
-    assert log.size > 0
-    assert "error" not in log.content_string.lower()
+    lines = host.file("/var/log/slurm/slurmd.log").content_string.splitlines()
+    assert any("slurmd started" in line for line in lines)
+    # the controller comes after the node here, for which slurmd waits
+    assert [line for line in lines if "error" in line and "Unable to register" not in line] == []
 
 
 def test_open_mpi_starts_through_pmix(host: Host) -> None:
@@ -131,11 +131,18 @@ def test_a_type_that_slurm_would_not_find_is_refused_before_anything_changes(hos
             *("ansible-playbook", "--inventory", Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent),
             *("-e", "hpc_hosts=compute", "-e", f"slurm_compute_gres=gpu:{BOARD}_mig_1g.10gb:1", "hpc.compute.node"),
         ],
+        env={
+            **os.environ,
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_FORCE_COLOR": "0",
+        },
         capture_output=True,
         text=True,
         check=False,
     )
-    assert playbook.returncode == 2, playbook.stdout
-    assert f"{BOARD}_mig_1g.10gb" in playbook.stdout
-    assert f"{BOARD}_1g.10gb" in playbook.stdout, "the message does not say which types there are"
+    said = playbook.stdout + playbook.stderr
+    assert playbook.returncode == 2, said
+    assert f"{BOARD}_mig_1g.10gb" in said
+    assert f"{BOARD}_1g.10gb" in said, "the message does not say which types there are"
     assert host.check_output(look) == before
