@@ -41,6 +41,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"slurm_compute_munge_key": "", "slurm_compute_munge_key_existing": True},
         r"there is no /nonexistent/munge\.key",
     ),
+    "outside": (
+        {"slurm_compute_hosts": ["outside", "elsewhere"]},
+        r"this run knows nothing of elsewhere \(not in the play",
+    ),
     "hostlist": ({"slurm_compute_node_name": "n[1-4]"}, r"one node's name, not a host list; it is 'n\[1-4\]'"),
     "node-gres": ({"slurm_compute_node_options": {"gres": "gpu:8", "Weight": 1}}, r"must not hold gres: names"),
     "gres-without-gpus": (
