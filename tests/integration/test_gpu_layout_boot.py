@@ -204,7 +204,7 @@ def test_role_unit_and_slurm_through_power_cycles(on_node: LayoutNode, tmp_path:
     assert "1g.10gb" in on_node.status()
     conf.write_text(right)
     # What held it back is put right: starting slurmd tries both again.
-    on_node.run("systemctl start slurmd")
+    on_node.run("systemctl restart slurmctld; systemctl start slurmd")
     assert on_node.registered() == before
 
 
