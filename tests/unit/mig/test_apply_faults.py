@@ -199,3 +199,27 @@ def test_says_that_the_gpu_is_lost(operation: str, tmp_path: Path, monkeypatch: 
         assert not emulated.apply({"1g.10gb": 1}, devices=["*no such model*"]).failed
         assert emulated.seen() == before
         assert not emulated.checkpoint.exists()
+
+
+def test_ends_wanted_or_previous_when_killed_at_any_other_moment(tmp_path: Path) -> None:
+    """Not only where something is written: at reads, too, before, between and after the steps."""
+    with machine("h100-80=3g.40gb@4:2g.20gb@2:1g.10gb@0", tmp_path) as emulated:
+        start, before = emulated.state(), emulated.seen()
+        wanted = {"1g.10gb": 3, "3g.40gb": 1}
+        killed = 0
+        for skip in range(0, 2000, 7 if EVERYTHING else 37):
+            emulated.driver.fault("*", kill="after", skip=skip, gpu=0)
+            signalled = in_child(lambda: emulated.apply(wanted))
+            emulated.driver.clear_faults()
+            if not signalled:
+                break
+            killed += 1
+            assert not emulated.apply(wanted, devices=["*no such model*"]).failed
+            assert emulated.seen() in (
+                before,
+                (True, True, ((9, 4, (3,)), (19, 0, (1,)), (19, 2, (1,)), (19, 3, (1,)))),
+            )
+            assert not emulated.checkpoint.exists()
+            emulated.bring_to(start)
+        assert killed > 5
+        assert not signalled

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils.common import warnings
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.hpc.compute.plugins.module_utils.mig.lock import locked
 from ansible_collections.hpc.compute.plugins.modules import gpu_layout_command, mig_layout
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from unit.mig.apply_machine import Machine, machine
 
@@ -37,6 +39,7 @@ class Module:
 
     def __call__(self, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
         given = {"root": str(self.machine.root), "_ansible_check_mode": check, "_ansible_diff": True, **arguments}
+        warnings._global_warnings.clear()  # a module's process ends; this one has had others in it
         with patch_module_args(given), pytest.raises(SystemExit):
             mig_layout.main()
         result: dict[str, Any] = json.loads(self._capsys.readouterr().out)
@@ -186,40 +189,11 @@ def test_no_gpu_is_nothing_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 # -- fuzz ------------------------------------------------------------------------------------------------------------
 
-_WORDS = st.sampled_from(
-    [
-        "version",
-        "v1",
-        "mig-configs",
-        "devices",
-        "all",
-        "mig-enabled",
-        "mig-devices",
-        "device-filter",
-        "1g.10gb",
-        "9g",
-        "3g.40gb",
-        "0x233010DE",
-        "GPU-",
-        "*H100*",
-        "half",
-        "1c.3g.40gb",
-        "!!python/object:os.system",
-        "&a",
-        "*a",
-        "<<",
-        "?",
-        "1e400",
-        "0000:1b:00.0",
-        "-",
-        "01",
-        "0x1",
-        ".inf",
-        "2026-01-01",
-        "\x00",
-    ]
-    + ["", "- -"]
+_PLAIN = (
+    "version v1 mig-configs devices all mig-enabled mig-devices device-filter 1g.10gb 9g 3g.40gb 0x233010DE GPU- "
+    "*H100* half 1c.3g.40gb !!python/object:os.system &a *a << ? 1e400 0000:1b:00.0 - 01 0x1 .inf 2026-01-01 \x00"
 )
+_WORDS = st.sampled_from([*_PLAIN.split(), "", "- -"])
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | _WORDS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_WORDS, inner, max_size=4),
@@ -232,9 +206,11 @@ _ENTRY = st.fixed_dictionaries(
 _LAYOUTS = _VALUES | st.fixed_dictionaries(
     {"version": st.just("v1"), "mig-configs": st.fixed_dictionaries({"a": st.lists(_ENTRY | _VALUES, max_size=3)})}
 )
-_TEXTS = st.lists(_WORDS | st.sampled_from([": ", "\n", "\n  ", "[", "]", "{", "}", "- ", ","]), max_size=30).map(
-    "".join
-)
+_SIGNS = st.sampled_from([": ", "\n", "\n  ", "[", "]", "{", "}", "- ", ","])
+_TEXTS = st.lists(_WORDS | _SIGNS, max_size=30).map("".join)
+#: A minute for ten thousand; a second for what each run can bear.
+_EXAMPLES = 5000 if os.environ.get("HPC_COMPUTE_TEST_EVERYTHING") == "1" else 120
+_FUZZ = settings(max_examples=_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
 
 def test_no_layout_makes_a_traceback_or_changes_anything_in_check_mode(
