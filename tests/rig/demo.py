@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from . import base, environment, inventory, jobs, play
-from .node import Node
+from .node import Node, check_gpus
 from .paths import REPO, STATE, VENV
-from .process import RigError, log_for, run
+from .process import RigError, log_for, run, wait_for
 from .progress import heading, shown, step
 
 DEFAULT_GPUS = "h100-80,h100-80=3g.40gb:2g.20gb:1g.10gb*2"
@@ -38,6 +38,7 @@ def up(gpus: str, fresh: bool) -> None:
     :raises RigError: a part failed; what is up by then stays, to be looked at.
     """
     start = time.monotonic()
+    check_gpus(gpus)
     _prepare(fresh)
     with ThreadPoolExecutor(max_workers=1) as beside:
         heading(f"A Debian 13 node with emulated GPUs: {gpus}")
@@ -56,8 +57,9 @@ def up(gpus: str, fresh: bool) -> None:
         play.playbook([_CONTROLLER_PLAYBOOK], _HOSTS, log_for("demo-controller"), running, _COLLECTIONS)
     with step(f"Wait until Slurm calls {NODE.name} idle"):
         jobs.wait_until_idle(CONTROLLER, NODE.name)
-    _run_jobs()
-    _fill_with_jobs()
+    gpus_found = _gpu_info()
+    _run_jobs(gpus_found)
+    _fill_with_jobs(gpus_found)
     print(f"\nAll of it took {time.monotonic() - start:.0f} s. The node stays up:")
     print("  ./run demo shell    a root shell in it")
     print("  ./run demo status   this picture again")
@@ -129,11 +131,11 @@ def _play_twice() -> None:
             raise RigError(f"expected the second run to change nothing, found {recap}; see the second half of {log}")
 
 
-def _run_jobs() -> None:
+def _run_jobs(gpus: Mapping[str, Any]) -> None:
     heading("Real jobs")
     _show("sinfo", "--long")
     _show("scontrol", "show", "node", NODE.name)
-    known = jobs.devices(_gpu_info())
+    known = jobs.devices(gpus)
     for kind in (*jobs.offered(CONTROLLER, NODE.name),) or (None,):
         if kind is None:
             words = jobs.srun(None, "hostname")
@@ -146,7 +148,7 @@ def _run_jobs() -> None:
         shown(shlex.join(words), f"{given}\n  its device files: {' '.join(known[given].files)}")
 
 
-def _fill_with_jobs() -> None:
+def _fill_with_jobs(gpus: Mapping[str, Any]) -> None:
     heading("The node with jobs on it")
     kinds = [kind for kind, count in jobs.offered(CONTROLLER, NODE.name).items() for _ in range(count)]
     # one device stays free, so that the picture shows what that looks like
@@ -155,7 +157,9 @@ def _fill_with_jobs() -> None:
         jobs.submit(CONTROLLER, kind, _JOB_NAMES[number % len(_JOB_NAMES)]) for number, kind in enumerate(chosen)
     ]
     jobs.wait_until_running(CONTROLLER, started)
-    print(_picture(_gpu_info()))
+    # Slurm calls a job running a moment before it has a process that could be asked for its devices
+    wait_for("the jobs' processes", lambda: len(jobs.labels(NODE, gpus)) == len(chosen), seconds=30)
+    print(_picture(gpus))
 
 
 def _gpu_info() -> Mapping[str, Any]:

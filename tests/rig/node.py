@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
+from emulator.install import install
+from emulator.spec import SpecError, parse
+
 from . import base, debs, mounts, network, nspawn, ssh
 from .paths import NODES, REPO, STATE, locked
 from .process import Completed, RigError, indented, run, wait_for
@@ -49,6 +52,7 @@ class Node:
             case it is removed again.
         """
         self._check()
+        check_gpus(gpus or "none")
         layers = base.ensure_controller() if self.image == "controller" else (base.ensure(),)
         ssh.ensure_keys()
         with locked(f"node-{self.name}"):
@@ -197,12 +201,18 @@ def all_nodes() -> list[Node]:
     return found
 
 
-def _install_gpus(root: Path, gpus: str) -> None:
-    from emulator.install import install  # here, so that a rig without GPUs needs no emulator built
+def check_gpus(gpus: str) -> None:
+    """Refuse a specification of emulated GPUs before anything is made for it.
 
+    :raises RigError: it is no good; the message names the part that is not, and what there is.
+    """
+    try:
+        parse(gpus)
+    except SpecError as error:
+        raise RigError(str(error)) from error
+
+
+def _install_gpus(root: Path, gpus: str) -> None:
     with locked("emulator"):
         run(["make", "-s", "-C", REPO / "tests/emulator"])
-    try:
-        install(root, gpus)
-    except ValueError as error:
-        raise RigError(str(error)) from error
+    install(root, gpus)
