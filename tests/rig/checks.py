@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from . import base, environment
 from .paths import REPO, VENV
 from .process import follow, indented, run
-from .progress import Step, heading, step
+from .progress import Step, heading, started, step
 
 _REPORTS = REPO / ".cache/test"
 _COLLECTION = environment.COLLECTIONS / "ansible_collections/hpc/compute"
@@ -35,7 +35,7 @@ class Check:
 
 def run_all() -> int:
     """Run every check, the later ones also after a failure. Returns the exit code: 1 when anything failed."""
-    start = time.monotonic()
+    start = started()
     _REPORTS.mkdir(parents=True, exist_ok=True)
     heading("This machine")
     environment.ensure()

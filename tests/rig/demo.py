@@ -18,7 +18,7 @@ from . import base, environment, inventory, jobs, play
 from .node import Node, check_gpus
 from .paths import REPO, STATE, VENV
 from .process import RigError, log_for, run, wait_for
-from .progress import heading, shown, step
+from .progress import heading, shown, started, step
 
 DEFAULT_GPUS = "h100-80,h100-80=3g.40gb:2g.20gb:1g.10gb*2"
 NODE = Node("demo-node", "10.213.97.11")
@@ -37,7 +37,7 @@ def up(gpus: str, fresh: bool) -> None:
 
     :raises RigError: a part failed; what is up by then stays, to be looked at.
     """
-    start = time.monotonic()
+    start = started()
     check_gpus(gpus)
     _prepare(fresh)
     with ThreadPoolExecutor(max_workers=1) as beside:

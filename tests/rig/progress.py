@@ -4,11 +4,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def started() -> float:
+    """The moment at which the whole command began, on the monotonic clock: ``./run`` may have installed packages before."""
+    return time.monotonic() - float(os.environ.get("RIG_SECONDS_BEFORE", "0"))
 
 
 class Step:
