@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import subprocess
 import sys
@@ -11,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import pytest
+from ansible_collections.hpc.compute.plugins.module_utils.gpu.control import MigControl
 from ansible_collections.hpc.compute.plugins.module_utils.mig.apply import apply, look
 from ansible_collections.hpc.compute.plugins.module_utils.mig.apply_gpu import EndState
 from ansible_collections.hpc.compute.plugins.module_utils.mig.apply_prepare import Options
@@ -23,10 +27,10 @@ from ansible_collections.hpc.compute.plugins.module_utils.mig.apply_report impor
     planned_steps,
     predicted,
 )
-from ansible_collections.hpc.compute.plugins.module_utils.mig.checkpoint import Change, CheckpointError
+from ansible_collections.hpc.compute.plugins.module_utils.mig.checkpoint import Change, Checkpoint, CheckpointError
 from ansible_collections.hpc.compute.plugins.module_utils.mig.layout import parse_entries
 from ansible_collections.hpc.compute.plugins.module_utils.mig.lock import LockError, locked
-from unit.mig.apply_machine import layout, machine
+from unit.mig.apply_machine import in_child, layout, machine
 
 
 @contextmanager
@@ -441,8 +445,6 @@ def test_an_interrupted_change_that_had_got_as_far_as_the_layout(tmp_path: Path)
 
 
 def test_an_interruption_from_the_keyboard_rolls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ansible_collections.hpc.compute.plugins.module_utils.gpu.control import MigControl
-
     with machine("h100-80=3g.40gb@4", tmp_path) as emulated:
         before = emulated.seen()
         real = MigControl.create_gpu_instance
@@ -484,3 +486,113 @@ def test_the_driver_is_followed_where_it_differs_from_the_catalogue(tmp_path: Pa
     with machine("h100-80", tmp_path) as emulated:
         prepared = emulated.look({"1g": 1})
         assert prepared.differences == {emulated.address(): ()}
+
+
+def test_steps_that_had_another_effect_are_rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with machine("h100-80=3g.40gb@4", tmp_path) as emulated:
+        before = emulated.seen()
+        real = MigControl.create_compute_instance
+        calls: list[int] = []
+
+        def forget_first(control: MigControl, gi_id: int, slices: int, start: int | None = None) -> None:
+            calls.append(gi_id)
+            if len(calls) > 1:
+                real(control, gi_id, slices, start)
+
+        monkeypatch.setattr(MigControl, "create_compute_instance", forget_first)
+        (result,) = emulated.apply({"7g.80gb": 1}).results
+        assert result.end is EndState.PREVIOUS
+        assert "after all steps expected" in result.message
+        assert "7g.80gb at slots 0-7 without compute instance" in result.message
+        assert emulated.seen() == before
+
+
+def test_no_session_of_ours_is_open_while_a_gpu_is_reset(tmp_path: Path) -> None:
+    import pynvml
+
+    with machine("a100-40", tmp_path) as emulated:
+        real = emulated.host.reset
+        sessions: list[int] = []
+
+        def reset(address: str) -> None:
+            sessions.append(pynvml._nvmlLib_refcount)
+            real(address)
+
+        emulated.host = replace(emulated.host, reset=reset)
+        assert not emulated.apply({"7g.40gb": 1}).failed
+        assert sessions == [0]
+
+
+def test_a_rollback_leaves_alone_what_is_right(tmp_path: Path) -> None:
+    with machine("h100-80=3g.40gb@4:2g.20gb@2", tmp_path) as emulated, sleeper() as pid:
+        kept = emulated.ids()["3g.40gb@4"]
+        emulated.driver.busy(f"0/{kept}/0", pid)
+        emulated.driver.fault("nvmlDeviceCreateGpuInstanceWithPlacement", error="UNKNOWN", times=1)
+        (result,) = emulated.apply({"3g.40gb": 1, "1g.10gb": 2}).results
+        assert result.end is EndState.PREVIOUS
+        assert emulated.ids()["3g.40gb@4"] == kept
+
+
+def test_a_rollback_makes_again_the_compute_instances_that_are_missing(tmp_path: Path) -> None:
+    for number, split in enumerate(({"1c.3g.40gb": 3}, {"2c.3g.40gb": 1, "1c.3g.40gb": 1})):
+        with machine("h100-80", tmp_path / str(number)) as emulated:
+            emulated.apply(split)
+            before, instance = emulated.seen(), emulated.ids()
+            emulated.driver.fault("nvmlComputeInstanceDestroy", error="UNKNOWN", times=1, skip=1)
+            (result,) = emulated.apply({"3g.40gb": 1}).results
+            assert result.end is EndState.PREVIOUS
+            assert emulated.seen() == before
+            assert emulated.ids() == instance
+
+
+def test_a_change_that_goes_on_and_fails_goes_back_to_where_it_first_began(tmp_path: Path) -> None:
+    with machine("h100-80=3g.40gb@4", tmp_path) as emulated:
+        before = emulated.seen()
+        emulated.driver.fault("nvmlDeviceCreateGpuInstanceWithPlacement", kill="before")
+        assert in_child(lambda: emulated.apply({"7g.80gb": 1})) == 9
+        assert emulated.seen() == (True, True, ())
+        emulated.driver.fault("nvmlDeviceCreateGpuInstanceWithPlacement", error="UNKNOWN", times=1)
+        outcome = emulated.apply({"7g.80gb": 1})
+        assert [result.end for result in outcome.results] == [EndState.PREVIOUS]
+        assert "this goes on from there" in outcome.prepared.notes[0]
+        assert emulated.seen() == before
+
+
+def test_a_checkpoint_that_cannot_be_finished_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with machine("h100-80", tmp_path) as emulated:
+        checkpoint = emulated.host.checkpoint
+        (job,) = emulated.look({"1g": 7}).jobs
+        change = Change(job.pci_address, emulated.state(), job.wanted, job.steps)
+        checkpoint.begin(change)
+
+        def full(data: object, file: TextIO, **_: object) -> None:
+            file.write('{"schema": 1, "g')
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(json, "dump", full)
+        with pytest.raises(CheckpointError, match="No space left on device"):
+            checkpoint.advance(change.pci_address, 1)
+        assert checkpoint.load() == (change,)
+        # The disk is full in the middle of a change: the GPU goes back, and the file, which needs no room to go, goes.
+        outcome = emulated.apply({"1g": 7}, devices=["*no such model*"])
+        assert not outcome.failed
+        assert not checkpoint.path.exists()
+
+
+def test_a_disk_that_fills_up_on_the_way_rolls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with machine("h100-80=3g.40gb@4", tmp_path) as emulated:
+        before = emulated.seen()
+        real = Checkpoint.advance
+
+        def third_fails(checkpoint: Checkpoint, pci_address: str, cursor: int) -> None:
+            if cursor == 2:
+                raise CheckpointError("no room")
+            real(checkpoint, pci_address, cursor)
+
+        monkeypatch.setattr(Checkpoint, "advance", third_fails)
+        (result,) = emulated.apply({"7g.80gb": 1}).results
+        assert (result.end, "no room" in result.message) == (EndState.PREVIOUS, True)
+        assert emulated.seen() == before
+        assert not emulated.checkpoint.exists()
