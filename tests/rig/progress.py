@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 
 def started() -> float:
-    """The moment at which the whole command began, on the monotonic clock: ``./run`` may have installed packages before."""
+    """When the whole command began, on the monotonic clock: ``./run`` may have installed packages before."""
     return time.monotonic() - float(os.environ.get("RIG_SECONDS_BEFORE", "0"))
 
 
