@@ -208,10 +208,20 @@ def test_role_unit_and_slurm_through_power_cycles(on_node: LayoutNode, tmp_path:
     assert on_node.registered() == before
 
 
-def test_a_machine_without_gpu_boots_and_says_so(on_node: LayoutNode) -> None:
+def test_a_machine_without_gpu_boots_and_says_so(on_node: LayoutNode, tmp_path: Path) -> None:
     conf = on_node.node.root / "etc/slurm/slurm.conf"
     conf.write_text(re.sub(r" Gres=\S+", "", conf.read_text()))
     on_node.power_cycle("none")
     assert on_node.is_active("gpu-layout.service"), on_node.status()
     assert "no NVIDIA GPU was found on this machine" in on_node.status()
     assert on_node.is_active("slurmd.service")
+
+    # As in an image build: the layout is checked and stored, and no GPU is looked for.
+    stored = on_node.node.root / "etc/hpc-compute/gpu-layout.yml"
+    stored.unlink()
+    built = on_node.play(tmp_path, gpu_layout_config=LAYOUT, gpu_layout_selected="night", hpc_image_build=True)
+    assert (built["failed"], built["changed"]) == (0, 1), built["said"]
+    assert yaml.safe_load(stored.read_text()) == LAYOUT
+    wrong = on_node.play(tmp_path, gpu_layout_config=LAYOUT, gpu_layout_selected="nigth", hpc_image_build=True)
+    assert wrong["failed"] == 1
+    assert "found 'nigth'" in wrong["said"]

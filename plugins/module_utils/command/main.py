@@ -31,6 +31,7 @@ from .boot import boot, tell_slurm
 from .export import export
 from .settings import LAYOUT, SETTINGS, Settings, SettingsError, read_entries, read_settings
 from .slurm_conf import SlurmConfError
+from .users import labels
 
 EXIT_OK = 0
 EXIT_REFUSED = 1
@@ -182,7 +183,7 @@ def _show(options: argparse.Namespace, host: Host, console: Console) -> int:
     if options.json:
         console.say(json.dumps(inventory.to_dict(), indent=2))
         return EXIT_OK
-    console.say(draw(inventory, None, _width(), console.ascii_only))
+    console.say(draw(inventory, labels(inventory, host.load, host.proc), _width(), console.ascii_only))
     _tell_problems(inventory, console)
     return EXIT_OK
 
@@ -224,7 +225,7 @@ def _apply(options: argparse.Namespace, host: Host, console: Console) -> int:
         if not outcome.results and not outcome.failed:
             console.say("Nothing to do.")
         elif outcome.after.gpus:
-            console.say(draw(outcome.after, None, _width(), console.ascii_only))
+            console.say(draw(outcome.after, labels(outcome.after, host.load, host.proc), _width(), console.ascii_only))
     for failure in outcome.failures:
         console.fail(failure)
     return _exit_code(outcome)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from ansible_collections.hpc.compute.plugins.module_utils.command import boot as
 from ansible_collections.hpc.compute.plugins.module_utils.command.bundle import SHEBANG, bundle
 from ansible_collections.hpc.compute.plugins.module_utils.command.main import Console, main
 from ansible_collections.hpc.compute.plugins.module_utils.command.settings import SettingsError, read_settings
+from ansible_collections.hpc.compute.plugins.module_utils.gpu import inventory as inventory_file
 from unit.mig.apply_machine import Machine, machine
 
 HALVES = """\
@@ -98,6 +100,26 @@ def test_show_tells_problems(h100: Command) -> None:
     assert said.code == 0
     assert "gpu-layout: GPU" in said.err
     assert "is lost" in said.err
+
+
+def test_show_names_who_uses_what(h100: Command) -> None:
+    h100.machine.apply({"1g.10gb": 1, "4g.40gb": 1}, devices=[0])
+    instance = h100.machine.ids()["4g.40gb@0"]
+    h100.machine.driver.busy(f"0/{instance}/0", os.getpid())
+    h100.machine.driver.busy("1", os.getpid())
+    assert h100("show").out.count(f"(pid {os.getpid()})") == 2
+    assert "idle" in h100("show").out
+    h100.machine.driver.fault("nvmlDeviceGetComputeRunningProcesses*", error="UNKNOWN")
+    assert "idle" not in h100("show").out
+    assert "use not known" in h100("show").out
+
+
+def test_show_without_pynvml_still_draws(h100: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    said = h100("show")
+    assert said.code == 0
+    assert "the driver does not answer for this GPU" in said.out
+    assert "python3-pynvml" in said.err
 
 
 def test_plan_shows_the_steps_and_does_none(h100: Command) -> None:
@@ -344,7 +366,7 @@ def test_boot_puts_an_interrupted_change_straight(h100: Command) -> None:
 def test_boot_waits_for_the_driver_and_not_for_ever(h100: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     h100.store()
     reads: list[bool] = []
-    real = boot_file.read_inventory
+    real = inventory_file.read_inventory
     h100.machine.driver.fault("nvmlInit*", error="DRIVER_NOT_LOADED")
 
     def read(*arguments: Any) -> Any:

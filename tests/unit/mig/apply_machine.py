@@ -128,7 +128,7 @@ def layout(wanted: dict[str, int] | None, devices: Any = "all") -> tuple[Entry, 
     return parse_entries([{"devices": devices, "mig-enabled": True, "mig-devices": wanted}])
 
 
-def in_child(work: Callable[[], None]) -> int:
+def in_child(work: Callable[[], object]) -> int:
     """Run *work* in a process of its own; the signal that killed it, 0 when it came to its end."""
     child = os.fork()
     if child == 0:

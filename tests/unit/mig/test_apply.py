@@ -17,6 +17,7 @@ from typing import TextIO
 
 import pytest
 from ansible_collections.hpc.compute.plugins.module_utils.gpu.control import MigControl
+from ansible_collections.hpc.compute.plugins.module_utils.mig import apply_prepare
 from ansible_collections.hpc.compute.plugins.module_utils.mig.apply import apply, look
 from ansible_collections.hpc.compute.plugins.module_utils.mig.apply_gpu import EndState
 from ansible_collections.hpc.compute.plugins.module_utils.mig.apply_prepare import Options
@@ -322,8 +323,6 @@ def test_an_old_driver_is_told_what_it_takes(tmp_path: Path) -> None:
     with machine("b200", tmp_path) as emulated:
         prepared = emulated.look({"1g": 7})
         old = replace(prepared.inventory, driver_version="550.163.01")
-        from ansible_collections.hpc.compute.plugins.module_utils.mig import apply_prepare
-
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(apply_prepare, "read_inventory", lambda *_: old)
             (failure,) = emulated.apply({"1g": 7}).failures
@@ -464,10 +463,8 @@ def test_an_interruption_from_the_keyboard_rolls_back(tmp_path: Path, monkeypatc
 
 
 def test_a_gpu_that_was_changed_meanwhile_is_not_touched(tmp_path: Path) -> None:
-    from ansible_collections.hpc.compute.plugins.module_utils.mig import apply as engine
-
     with machine("h100-80=3g.40gb@4", tmp_path) as emulated:
-        real = engine.prepare
+        real = apply_prepare.prepare
 
         def then_somebody_else(*arguments: object) -> object:
             prepared = real(*arguments)  # type: ignore[arg-type]
@@ -475,7 +472,7 @@ def test_a_gpu_that_was_changed_meanwhile_is_not_touched(tmp_path: Path) -> None
             return prepared
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(engine, "prepare", then_somebody_else)
+            patch.setattr("ansible_collections.hpc.compute.plugins.module_utils.mig.apply.prepare", then_somebody_else)
             (result,) = emulated.apply({"7g.80gb": 1}).results
         assert result.end is EndState.PREVIOUS
         assert "something else changed it meanwhile" in result.message
@@ -543,6 +540,17 @@ def test_a_rollback_makes_again_the_compute_instances_that_are_missing(tmp_path:
             assert result.end is EndState.PREVIOUS
             assert emulated.seen() == before
             assert emulated.ids() == instance
+
+
+def test_a_rollback_undoes_compute_instances_that_were_made_already(tmp_path: Path) -> None:
+    with machine("h100-80", tmp_path) as emulated:
+        emulated.apply({"1c.3g.40gb": 3})
+        before = emulated.seen()
+        emulated.driver.fault("nvmlDeviceCreateGpuInstanceWithPlacement", error="UNKNOWN", times=1)
+        (result,) = emulated.apply({"3g.40gb": 2}).results
+        assert [step.action for step in result.steps][-1] == "create_compute_instance"
+        assert result.end is EndState.PREVIOUS
+        assert emulated.seen() == before
 
 
 def test_a_change_that_goes_on_and_fails_goes_back_to_where_it_first_began(tmp_path: Path) -> None:
