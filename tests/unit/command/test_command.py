@@ -324,6 +324,13 @@ def test_boot_without_gpu_succeeds_and_says_so(bare: Command) -> None:
     assert "gres.conf is left alone" in said.out
 
 
+def test_boot_without_the_gpus_that_slurm_conf_means_is_refused(bare: Command) -> None:
+    slurm_conf(bare, "Gres=gpu:nvidia_l40s:1")
+    said = bare("boot")
+    assert said.code == 1
+    assert "nvidia_l40s" in said.err
+
+
 def test_boot_without_a_stored_layout_leaves_the_gpus_alone(h100: Command) -> None:
     slurm_conf(h100, "Gres=gpu:nvidia_h100_80gb_hbm3:1,gpu:nvidia_l40s:1")
     said = h100("boot")
