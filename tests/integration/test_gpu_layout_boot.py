@@ -222,6 +222,3 @@ def test_a_machine_without_gpu_boots_and_says_so(on_node: LayoutNode, tmp_path: 
     built = on_node.play(tmp_path, gpu_layout_config=LAYOUT, gpu_layout_selected="night", hpc_image_build=True)
     assert (built["failed"], built["changed"]) == (0, 1), built["said"]
     assert yaml.safe_load(stored.read_text()) == LAYOUT
-    wrong = on_node.play(tmp_path, gpu_layout_config=LAYOUT, gpu_layout_selected="nigth", hpc_image_build=True)
-    assert wrong["failed"] == 1
-    assert "found 'nigth'" in wrong["said"]
