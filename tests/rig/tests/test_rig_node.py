@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,14 @@ def _traces(name: str) -> list[str]:
     found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"hpc-compute-{name}")]
     found += mounts.below(NODES / name)
     found += [str(path) for path in (NODES / name, Path("/run/systemd/nspawn/propagate", name)) if path.exists()]
-    found += [line for line in run(["ps", "-eo", "args"]).stdout.splitlines() if f"--machine={name}" in line]
-    found += [line for line in run(["ps", "-eo", "args"]).stdout.splitlines() if f"/{name}/ssh" in line]
-    return found
+    return found + [line for line in _processes() if f"--machine={name}" in line or f"/{name}/ssh" in line]
+
+
+def _processes() -> Iterator[str]:
+    """The command lines of this machine's processes."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it ended
+            yield path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
 
 def _network_traces() -> list[str]:
