@@ -53,7 +53,6 @@ def test_profiles_agree(board: Board) -> None:
             theirs.starts,
             theirs.max,
         )
-        assert ours.has_media_extensions == theirs.media_extension
         if ours.sm_count is not None:
             assert ours.sm_count == theirs.sm
         if ours.memory_mib is not None:
