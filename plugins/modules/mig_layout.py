@@ -199,6 +199,7 @@ notes:
   elements: str
 """
 
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -297,7 +298,7 @@ def _check(module: AnsibleModule, prepared: Prepared) -> None:
         "steps": steps,
         "reboot_required": _waits_for_reboot(prepared),
         "notes": list(prepared.notes),
-        "diff": _diff(before, machine_text(prepared.inventory, predicted(prepared))),
+        "diff": _diff(before, machine_text(prepared.inventory, predicted(prepared)), steps),
     }
     result["kept"], result["destroyed"] = kept_and_destroyed(prepared)
     for note in prepared.notes if prepared.inventory.gpus else ():
@@ -315,17 +316,18 @@ def _check(module: AnsibleModule, prepared: Prepared) -> None:
 def _result(outcome: Outcome) -> dict[str, Any]:
     prepared = outcome.prepared
     kept, destroyed = kept_and_destroyed(prepared)
+    steps = done_steps(outcome)
     return {
         "changed": outcome.changed,
         "before": machine_state(prepared.inventory),
         "after": machine_state(outcome.after),
-        "steps": done_steps(outcome),
+        "steps": steps,
         "gpus": [result_report(result) for result in outcome.results],
         "kept": kept,
         "destroyed": destroyed,
         "reboot_required": outcome.reboot_required,
         "notes": list(prepared.notes),
-        "diff": _diff(machine_text(prepared.inventory), machine_text(outcome.after)),
+        "diff": _diff(machine_text(prepared.inventory), machine_text(outcome.after), steps),
     }
 
 
@@ -338,8 +340,13 @@ def _waits_for_reboot(prepared: Prepared) -> bool:
     return any(prepared.steps_now(job) != job.steps for job in prepared.jobs)
 
 
-def _diff(before: str, after: str) -> dict[str, str]:
-    return {"before": before, "after": after, "before_header": "GPUs before", "after_header": "GPUs after"}
+def _diff(before: str, after: str, steps: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The GPUs before and after, and as a text of its own the steps between, in order."""
+    shown = [{"before": before, "after": after, "before_header": "GPUs before", "after_header": "GPUs after"}]
+    if steps:
+        lines = "".join(f"{step['pci_address']}  {step['text']}\n" for step in steps)
+        shown.append({"before": "", "after": lines, "before_header": "no steps", "after_header": "steps, in order"})
+    return shown
 
 
 if __name__ == "__main__":

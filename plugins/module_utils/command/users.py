@@ -34,16 +34,20 @@ def _labels_of(gpu: Gpu, library: Library, proc: Path) -> dict[str, str]:
         using = processes_on(library, gpu.pci_address, proc)
     except NvmlError:
         return dict.fromkeys(_uuids(gpu), _UNKNOWN)
-    devices: dict[tuple[int | None, int | None], str | None] = {
-        (one.id, ci.id): ci.uuid for one in gpu.gpu_instances for ci in one.compute_instances
-    }
-    devices[None, None] = gpu.uuid
     by_uuid: dict[str, list[GpuProcess]] = {}
     for process in using:
-        uuid = devices.get((process.gi_id, process.ci_id))
-        if uuid is not None:
+        for uuid in _used_by(process, gpu):
             by_uuid.setdefault(uuid, []).append(process)
     return {uuid: ", ".join(map(str, processes)) for uuid, processes in by_uuid.items()}
+
+
+def _used_by(process: GpuProcess, gpu: Gpu) -> list[str]:
+    """UUIDs of what *process* keeps from being changed: one device, all of a GPU instance, or the whole GPU."""
+    if process.gi_id is None:
+        return _uuids(gpu)
+    instances = (one for one in gpu.gpu_instances if one.id == process.gi_id)
+    found = [ci.uuid for one in instances for ci in one.compute_instances if process.ci_id in (None, ci.id)]
+    return [uuid for uuid in found if uuid is not None]
 
 
 def _uuids(gpu: Gpu) -> list[str]:

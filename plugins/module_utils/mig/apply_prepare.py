@@ -30,6 +30,7 @@ from .live_profiles import read_profiles
 from .lock import LOCK
 from .machine import GpuOutcome, MachinePlan, board_of, plan_machine
 from .plan import Conditions, GpuPlan
+from .slurm_jobs import running_jobs
 from .steps import DestroyComputeInstance, DestroyGpuInstance, ResetGpu, SetMode, Step
 
 # What makes a GPU's state unfit to be planned from, beside there being no answer at all.
@@ -40,7 +41,8 @@ _UNREADABLE = frozenset({"gpu_lost", "gpu_unreadable", "driver_missing", "wrong_
 class Options:
     """How careful a change is.
 
-    *on_busy*: ``fail`` refuses to plan against instances with processes, ``destroy`` leaves it to the driver to refuse.
+    *on_busy*: ``fail`` refuses to plan against instances with processes, and to change anything while Slurm jobs run
+    here; ``destroy`` leaves it to the driver to refuse.
     *reset*: whether a GPU may be reset where its mode needs it. *stop_services*: units to be stopped meanwhile where a
     mode changes. *partial*: what to do about GPUs that the layout names and that can't be read. *lock_wait_s*: how long
     to wait for another change to end.
@@ -128,7 +130,12 @@ def prepare(entries: Sequence[Entry], options: Options, host: Host, driver: Driv
         return Prepared(inventory, bare, options, notes=notes, over=tuple(interrupted))
     eye = _Eye(inventory, options, host, driver)
     plan = plan_machine(inventory, entries, eye.conditions, eye.boards, allow_missing=options.partial == "skip")
-    return _Preparation(inventory, plan, options, eye, interrupted).prepared()
+    slurm_jobs = running_jobs(host.proc) if options.on_busy == "fail" else []
+    return _Preparation(inventory, plan, options, eye, interrupted, slurm_jobs).prepared()
+
+
+def _listed(jobs: Sequence[int]) -> str:
+    return f"job{'' if len(jobs) == 1 else 's'} {', '.join(map(str, jobs))}"
 
 
 def _gone(interrupted: Mapping[str, Change], inventory: Inventory) -> list[str]:
@@ -209,7 +216,9 @@ class _Preparation:
         options: Options,
         eye: _Eye,
         interrupted: Mapping[str, Change],
+        slurm_jobs: Sequence[int],
     ) -> None:
+        self._slurm_jobs = slurm_jobs
         self._inventory = inventory
         self._plan = plan
         self._options = options
@@ -221,6 +230,12 @@ class _Preparation:
 
     def prepared(self) -> Prepared:
         planned = [one for one in self._plan.outcomes if self._judge(one)]
+        if self._slurm_jobs and any(isinstance(one.result, GpuPlan) and one.result.changed for one in planned):
+            self._refusals.append(
+                f"expected no Slurm job on this machine while its GPUs change, found {_listed(self._slurm_jobs)}: a "
+                "job keeps what it was given only if that stays. Drain the node and wait until its jobs have ended, or "
+                "allow busy instances to be destroyed (on_busy: destroy)"
+            )
         jobs = []
         for outcome in self._plan.outcomes:
             straight = self._refusals or outcome not in planned

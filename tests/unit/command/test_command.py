@@ -114,6 +114,17 @@ def test_show_names_who_uses_what(h100: Command) -> None:
     assert "use not known" in h100("show").out
 
 
+def test_show_marks_all_that_a_process_keeps_from_being_changed(h100: Command) -> None:
+    h100.machine.apply({"1g.10gb": 1, "4g.40gb": 1}, devices=[0])
+    instance = h100.machine.ids()["4g.40gb@0"]
+    h100.machine.driver.busy(f"0/{instance}", os.getpid())
+    assert h100("show").out.count(f"(pid {os.getpid()})") == 1
+    h100.machine.driver.idle(f"0/{instance}")
+    assert h100("show").out.count("idle") == 3
+    h100.machine.driver.busy("0", os.getpid())
+    assert h100("show").out.count("idle") == 1  # the other GPU
+
+
 def test_show_without_pynvml_still_draws(h100: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     said = h100("show")

@@ -61,6 +61,7 @@ def test_check_and_diff_are_what_then_happens(module: Module) -> None:
     assert done["changed"]
     assert done["diff"] == told["diff"]
     assert done["steps"] == told["steps"]
+    assert done["diff"][1]["after"].splitlines() == [f"{one['pci_address']}  {one['text']}" for one in done["steps"]]
     assert done["kept"] == told["kept"]
     assert done["destroyed"] == told["destroyed"]
     assert [one["profile"] for one in done["kept"]] == ["3g.40gb"]
@@ -68,11 +69,11 @@ def test_check_and_diff_are_what_then_happens(module: Module) -> None:
     assert done["before"] == told["before"] == told["after"]
     assert [one["profile"] for one in done["after"][0]["instances"]] == ["1g.10gb", "1g.10gb", "3g.40gb"]
     assert done["gpus"][0]["state"] == "wanted"
-    assert "  2g.20gb at slots 2-3\n" in done["diff"]["before"]
+    assert "  2g.20gb at slots 2-3\n" in done["diff"][0]["before"]
 
     again = module(layout=SLICES, config="slices")
     assert (again["changed"], again["steps"], again["gpus"]) == (False, [], [])
-    assert again["diff"]["before"] == again["diff"]["after"]
+    assert [one["before"] == one["after"] for one in again["diff"]] == [True]
 
 
 def test_every_returned_value_is_documented(module: Module) -> None:
@@ -144,7 +145,7 @@ def test_a_reboot_that_is_needed_is_no_failure(tmp_path: Path, capsys: pytest.Ca
             assert (result["failed"], result["changed"], result["reboot_required"]) == (False, True, True)
         assert told["diff"] == done["diff"]
         assert told["steps"] == done["steps"]
-        assert "on after a reset or reboot" in done["diff"]["after"]
+        assert "on after a reset or reboot" in done["diff"][0]["after"]
 
 
 def test_check_mode_goes_on_where_the_driver_is_not_installed_yet(
