@@ -40,7 +40,7 @@ def boot(host: Host, settings: Settings, wait_s: float, say: Say) -> Outcome:
     """
     path = host.root / LAYOUT
     inventory = wait_for_driver(host, wait_s)
-    stored = path.exists()
+    stored = path.exists() or path.is_symlink()  # a link to nowhere is a layout that can't be read, not none
     if not stored and inventory.gpus:
         say(f"no layout is stored ({path}): the GPUs are left as they are")
     entries = read_entries(path, settings.config) if stored else ()

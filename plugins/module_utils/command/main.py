@@ -7,7 +7,9 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,6 +93,9 @@ def main(arguments: Sequence[str] | None = None, host: Host | None = None, conso
         base = replace(base, root=options.root)
     console = console or Console(sys.stdout, sys.stderr)
     run: Callable[[argparse.Namespace, Host, Console], int] = options.run
+    if threading.current_thread() is threading.main_thread():
+        # systemd's way to end a unit that takes too long: it must roll back as an interrupt from the keyboard does.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return run(options, base, console)
     except (LayoutError, SettingsError) as error:
@@ -98,6 +103,9 @@ def main(arguments: Sequence[str] | None = None, host: Host | None = None, conso
         return EXIT_USAGE
     except (LockError, CheckpointError, GresRefusedError, SlurmConfError) as error:
         console.fail(str(error))
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        console.fail("interrupted; a change that had begun was taken back, see 'gpu-layout show'")
         return EXIT_REFUSED
     except BrokenPipeError:
         # Whoever read the output has seen enough (head, less).

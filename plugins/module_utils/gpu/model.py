@@ -143,6 +143,8 @@ class Inventory:
 
         :raises ValueError: the data has another schema, or a field is missing or unknown; the message names it.
         """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"expected a GPU inventory as a dictionary, found {type(data).__name__}")
         schema = data.get("schema")
         if schema != INVENTORY_SCHEMA:
             raise ValueError(

@@ -14,6 +14,7 @@ from .apply_gpu import EndState, GpuJob, GpuResult, change_gpu
 from .apply_prepare import Host, Options, Prepared, prepare
 from .apply_services import ServiceError, StoppedServices
 from .apply_steps import Driver, Place, StepRunner
+from .checkpoint import CheckpointError
 from .layout import Entry
 from .lock import locked
 
@@ -110,12 +111,24 @@ def _run(prepared: Prepared, host: Host, driver: Driver, report: Report) -> tupl
         else:
             place = Place(job.pci_address, minors[job.pci_address], host.proc, host.root / "dev")
             runner = StepRunner(driver, place, host.reset if prepared.options.reset == "when_needed" else None)
-            result = change_gpu(job, runner, host.checkpoint)
+            result = _changed(job, runner, host)
             if result.failed:
                 stopped_at = job.pci_address
         results.append(result)
         report(result)
     return tuple(results)
+
+
+def _changed(job: GpuJob, runner: StepRunner, host: Host) -> GpuResult:
+    """Change one GPU. A checkpoint that can't be written ends this one; what was done to others is still told."""
+    try:
+        return change_gpu(job, runner, host.checkpoint)
+    except CheckpointError as error:
+        if not runner.done:
+            return GpuResult(job.pci_address, EndState.UNTOUCHED, f"was not touched: {error}")
+        # Only the note that the change is over could not be written; the next run finds the GPU where it is.
+        told = f"was changed, but the record of it could not be closed: {error}"
+        return GpuResult(job.pci_address, EndState.UNKNOWN, told, tuple(runner.done), changed=True)
 
 
 def _untouched(job: GpuJob, failed: str) -> GpuResult:

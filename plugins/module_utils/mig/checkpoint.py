@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Checkpoint:
             if data["schema"] != _SCHEMA:
                 raise ValueError(f"its schema is {data['schema']!r}, expected {_SCHEMA}")
             return tuple(_change(entry) for entry in data["gpus"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise CheckpointError(
                 f"the checkpoint {self.path} of an interrupted change can't be used ({error!r}); {_advice(self.path)}"
             ) from error
@@ -103,12 +104,14 @@ class Checkpoint:
             if sync:
                 _sync(self.path.parent)
         except OSError as error:
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> CheckpointError:
         return CheckpointError(
-            f"the checkpoint {self.path} could not be written: {error.strerror or error}; no GPU is changed without "
-            "it: make room or be root"
+            f"the checkpoint {self.path} could not be written: {error.strerror or error}; no change of a GPU is "
+            "begun without it: make room or be root"
         )
 
 

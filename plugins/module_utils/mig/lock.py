@@ -27,7 +27,9 @@ def locked(path: Path, wait_s: float) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        # For its owner alone: whoever may open a file may lock it, and a job could hold up every change for ever.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        os.fchmod(descriptor, 0o600)
     except OSError as error:
         raise LockError(f"expected to make the lock file {path}: {error.strerror or error}; be root") from error
     try:

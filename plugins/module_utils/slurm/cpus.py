@@ -53,8 +53,15 @@ def parse_ranges(text: str) -> set[int]:
     numbers: set[int] = set()
     for part in filter(None, text.strip().split(",")):
         first, _, last = part.partition("-")
-        numbers.update(range(int(first), int(last or first) + 1))
+        numbers.update(_range(int(first), int(last or first)))
     return numbers
+
+
+def _range(first: int, last: int) -> range:
+    # More than any kernel numbers: a mistake, which must not take all memory.
+    if last >= 1 << 20:
+        raise ValueError(f"expected numbers below {1 << 20}, found {last}")
+    return range(first, last + 1)
 
 
 def format_ranges(numbers: Iterable[int]) -> str:

@@ -18,7 +18,7 @@ _MULTIPLIERS = {
     **{f"{letter}b": 1000**power for power, letter in enumerate("kmgtp", 1)},
 }
 _WORD = re.compile(r"[A-Za-z0-9_.+-]+", re.ASCII)
-_COUNT = re.compile(r"(\d+)([A-Za-z]*)", re.ASCII)
+_COUNT = re.compile(r"(\d{1,18})([A-Za-z]*)", re.ASCII)
 _SOCKETS = re.compile(r"\([^()]*\)$")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from ansible_collections.hpc.compute.plugins.module_utils.command.bundle import 
 from ansible_collections.hpc.compute.plugins.module_utils.command.main import Console, main
 from ansible_collections.hpc.compute.plugins.module_utils.command.settings import SettingsError, read_settings
 from ansible_collections.hpc.compute.plugins.module_utils.gpu import inventory as inventory_file
+from ansible_collections.hpc.compute.plugins.module_utils.gpu.control import MigControl
 from unit.mig.apply_machine import Machine, machine
 
 HALVES = """\
@@ -463,3 +465,31 @@ def test_the_program_is_one_file_that_runs_alone(h100: Command, tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     assert [gpu["board"] for gpu in json.loads(done.stdout)["gpus"]] == ["h100_80", None]
+
+
+def test_a_link_to_nowhere_is_no_missing_layout(h100: Command) -> None:
+    h100.write("etc/hpc-compute/x", "")
+    (h100.root / "etc/hpc-compute/gpu-layout.yml").symlink_to("gone.yml")
+    said = h100("boot")
+    assert said.code != 0
+    assert "gpu-layout.yml" in said.err
+
+
+def test_the_end_of_a_unit_is_an_interruption(h100: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd sends SIGTERM; it must arrive where Ctrl-C does, so that the change is rolled back."""
+    h100.store()
+    before = h100.machine.seen()
+    real = MigControl.create_gpu_instance
+    sent: list[bool] = []
+
+    def terminate(control: MigControl, profile_id: int, placement: object) -> int:
+        if not sent:
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(control, profile_id, placement)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MigControl, "create_gpu_instance", terminate)
+    said = h100("apply")
+    assert said.code == 1
+    assert "interrupted" in said.err
+    assert h100.machine.seen() == before

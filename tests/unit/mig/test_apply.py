@@ -359,12 +359,70 @@ def test_nothing_is_changed_when_the_checkpoint_cannot_be_written(tmp_path: Path
     with machine("h100-80", tmp_path) as emulated:
         emulated.checkpoint.parent.mkdir(parents=True)
         emulated.checkpoint.with_name(f".{emulated.checkpoint.name}.new").mkdir()
-        with pytest.raises(CheckpointError, match="no GPU is changed without it"):
-            emulated.apply({"7g.80gb": 1})
+        outcome = emulated.apply({"7g.80gb": 1})
+        assert [result.end for result in outcome.results] == [EndState.UNTOUCHED]
+        assert "no change of a GPU is begun without it" in outcome.failures[0]
+        assert not outcome.changed
         assert emulated.seen() == (False, False, ())
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"schema": 2, "gpus": []}', '{"schema": 1, "gpus": [{}]}', "\udcff"])
+def test_a_disk_that_fills_up_between_two_gpus_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Checkpoint.begin
+    begun: list[str] = []
+
+    def second_fails(checkpoint: Checkpoint, change: Change) -> None:
+        begun.append(change.pci_address)
+        if len(begun) == 2:
+            raise CheckpointError("No space left on device")
+        real(checkpoint, change)
+
+    monkeypatch.setattr(Checkpoint, "begin", second_fails)
+    with machine("3xh100-80", tmp_path) as emulated:
+        outcome = emulated.apply({"7g.80gb": 1})
+        assert [result.end for result in outcome.results] == [EndState.WANTED, EndState.UNTOUCHED, EndState.UNTOUCHED]
+        assert outcome.changed
+        assert "No space left on device" in outcome.failures[0]
+        assert emulated.seen(0)[0]
+        assert not emulated.seen(1)[0]
+
+
+def test_a_record_that_cannot_be_closed_is_told_with_the_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(checkpoint: Checkpoint, pci_address: str) -> None:
+        raise CheckpointError("Read-only file system")
+
+    with machine("h100-80", tmp_path) as emulated:
+        with monkeypatch.context() as patched:
+            patched.setattr(Checkpoint, "end", fails)
+            (result,) = emulated.apply({"7g.80gb": 1}).results
+        assert result.end is EndState.UNKNOWN
+        assert result.changed
+        assert "the record of it could not be closed" in result.message
+        assert not emulated.apply({"7g.80gb": 1}).failed
+        assert not emulated.checkpoint.exists()
+
+
+def test_only_its_owner_may_open_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "run/lock"
+    path.parent.mkdir()
+    path.touch(mode=0o644)
+    with locked(path, 0):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        '{"schema": 2, "gpus": []}',
+        '{"schema": 1, "gpus": [{}]}',
+        '{"schema": 1, "gpus": [{"pci_address": "a", "previous": 5}]}',
+        "[" * 100000,
+        "\udcff",
+    ],
+)
 def test_a_checkpoint_that_means_nothing_stops_everything(text: str, tmp_path: Path) -> None:
     with machine("h100-80", tmp_path) as emulated:
         emulated.checkpoint.parent.mkdir(parents=True)

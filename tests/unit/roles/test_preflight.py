@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import pytest
 
+from .conftest import REPO
+
 KEY = base64.b64encode(bytes(range(128))).decode()
 GOOD: dict[str, Any] = {
     "slurm_compute_cluster_name": "gpu",
@@ -36,6 +38,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no-key-file": (
         {"slurm_compute_munge_key": "", "slurm_compute_munge_key_file": "/nonexistent/key"},
         r"no file /nonexistent/key on the control machine",
+    ),
+    "short-key-file": (
+        {"slurm_compute_munge_key": "", "slurm_compute_munge_key_file": str(REPO / "changelogs/fragments/.gitkeep")},
+        r"expected a munge key of 32 to 1024 bytes, found 0 bytes",
     ),
     "no-site-key": (
         {"slurm_compute_munge_key": "", "slurm_compute_munge_key_existing": True},
@@ -80,7 +86,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 FINE: dict[str, dict[str, Any]] = {
     "plain": {},
     "strings": {"slurm_compute_gpus": "false", "slurm_compute_munge_key_existing": "no"},
-    "key-file": {"slurm_compute_munge_key": "", "slurm_compute_munge_key_file": __file__},
+    "key-file": {"slurm_compute_munge_key": "", "slurm_compute_munge_key_file": str(REPO / ".gitignore")},
     "configless": {"slurm_compute_config_mode": "configless", "slurm_compute_cluster_name": ""},
     "image": {
         "hpc_image_build": True,

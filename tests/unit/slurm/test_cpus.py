@@ -61,3 +61,8 @@ def test_ranges(text: str, numbers: set[int]) -> None:
 def test_bad_ranges() -> None:
     with pytest.raises(ValueError, match="x"):
         parse_ranges("0-x")
+
+
+def test_a_list_of_more_than_any_machine_has_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected numbers below"):
+        parse_ranges("0-99999999999")
