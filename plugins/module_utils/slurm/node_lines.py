@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from .states import same_gres
+
 _WORD = re.compile(r"([A-Za-z_]+)\s*=\s*(\"[^\"]*\"|\S+)")
 _RANGE = re.compile(r"\[([^\]]*)\]")
 _MOST_HOSTS = 100_000
@@ -35,6 +37,7 @@ def set_gres(text: str, wanted: Mapping[str, str]) -> Edited:
     """Give each node in *wanted* its ``Gres=``; an empty one takes the key out.
 
     :raises NodeLineError: a list of hosts can't be read, or ``NodeName=DEFAULT`` sets ``Gres``, which no line can undo.
+    :raises GresSyntaxError: a ``Gres=``, there or wanted, is none.
     """
     before: dict[str, str] = {}
     after: dict[str, str] = {}
@@ -52,8 +55,9 @@ def set_gres(text: str, wanted: Mapping[str, str]) -> Edited:
             continue
         old = words.get("gres", "")
         before |= dict.fromkeys(concerned, old)
-        after |= {node: wanted[node] for node in concerned}
-        parts.append("\n".join(_divided(line, words, nodes, {node: wanted.get(node, old) for node in nodes})) + end)
+        # Another order of the same is no change: Slurm prints its own.
+        after |= {node: old if same_gres(old, wanted[node]) else wanted[node] for node in concerned}
+        parts.append("\n".join(_divided(line, words, nodes, {node: after.get(node, old) for node in nodes})) + end)
     return Edited("".join(parts), before, after)
 
 

@@ -34,7 +34,7 @@ class StateError(Exception):
 
 @dataclass(frozen=True)
 class Node:
-    """A node. *states* are Slurm's words, such as IDLE and DRAIN. *gres* is its ``Gres=`` without sockets."""
+    """A node. *states* are Slurm's words, such as IDLE and DRAIN. *gres* is its ``Gres=``, sorted, without sockets."""
 
     name: str
     states: frozenset[str]
@@ -148,7 +148,7 @@ def _key(entry: GresEntry) -> tuple[str, str]:
 
 def _plain(gres: str) -> str:
     try:
-        return ",".join(str(entry) for entry in parse_gres(gres if gres != "(null)" else ""))
+        return ",".join(sorted(str(entry) for entry in parse_gres(gres if gres != "(null)" else "")))
     except GresSyntaxError as error:
         raise StateError(f"expected the Gres= of a node from Slurm, found {gres!r}: {error}") from error
 
