@@ -61,3 +61,17 @@ def test_ranges(text: str, numbers: set[int]) -> None:
 def test_bad_ranges() -> None:
     with pytest.raises(ValueError, match="x"):
         parse_ranges("0-x")
+
+
+def test_whole_sockets() -> None:
+    two = CpuTopology({cpu: cpu // 2 for cpu in range(16)}, cores_per_socket=4)
+    assert two.whole_sockets("1") == "0-3"
+    assert two.whole_sockets("6-7") == "4-7"
+    assert two.whole_sockets("3-4") is None, "all sockets"
+    assert two.whole_sockets("") is None
+    assert CpuTopology({0: 0, 1: 1}).whole_sockets("0") is None, "sockets not known"
+    assert two.splits_a_socket("0-2")
+    assert two.splits_a_socket("0-5")
+    assert not two.splits_a_socket("4-7")
+    assert not two.splits_a_socket("")
+    assert not CpuTopology({0: 0, 1: 1}).splits_a_socket("0")
