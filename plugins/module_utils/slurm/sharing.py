@@ -3,8 +3,8 @@
 """Whole GPUs that several jobs share: Slurm's GRES ``shard`` and ``mps``.
 
 A line for each GPU, as ``slurmd`` 24.11 has trouble with every shorter form: it spreads a plain ``Count=`` unevenly,
-exits at a list of files ("multiple configurations with and without File"), and with ``File=`` but without ``Flags=`` it
-sets no ``CUDA_VISIBLE_DEVICES`` at all.
+exits at a list of files ("multiple configurations with and without File"), and where ``File=`` comes without ``Flags=``
+it may set no ``CUDA_VISIBLE_DEVICES`` at all.
 """
 
 from __future__ import annotations
