@@ -14,7 +14,9 @@ from ansible_collections.hpc.compute.plugins.module_utils.slurm.fleet import fle
 from ansible_collections.hpc.compute.plugins.module_utils.slurm.fleet_change import classify
 
 
-def slurm_nodes(hosts: Any, *, memory_tolerance: float = 2.0, settings: bool = True) -> dict[str, Any]:
+def slurm_nodes(
+    hosts: Any, *, memory_tolerance: float = 2.0, settings: bool = True, accounting: bool = False
+) -> dict[str, Any]:
     """See ``slurm_nodes.yml`` for what goes in and comes out."""
     if not isinstance(hosts, Mapping):
         raise AnsibleFilterError(
@@ -22,7 +24,7 @@ def slurm_nodes(hosts: Any, *, memory_tolerance: float = 2.0, settings: bool = T
         )
     try:
         facts = [read_facts(str(host), _mapping(str(host), one)) for host, one in hosts.items()]
-        files = fleet_files(facts, memory_tolerance=float(memory_tolerance), settings=settings)
+        files = fleet_files(facts, memory_tolerance=float(memory_tolerance), settings=settings, accounting=accounting)
     except ValueError as error:
         raise AnsibleFilterError(f"slurm_nodes: {error}") from error
     return asdict(files)

@@ -38,6 +38,7 @@ SelectTypeParameters=CR_Core
 ProctrackType=proctrack/linuxproc
 TaskPlugin={task_plugin}
 JobAcctGatherType=jobacct_gather/linux
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 SlurmdParameters=config_overrides
 TaskProlog=/opt/task_prolog
 NodeName={host} {hardware} Gres={gres}
@@ -147,18 +148,18 @@ class LoneCluster:
 
     def restart(self) -> None:
         self.run(
-            "systemctl stop slurmd slurmctld; rm -rf /var/lib/slurm/slurmctld/* /var/spool/slurmd/*;"
+            "systemctl stop slurmd slurmctld; rm -rf /var/lib/slurm/slurmctld/* /var/spool/slurmd/* /var/log/slurm/*;"
             "systemctl reset-failed slurmd slurmctld; systemctl start slurmctld slurmd"
         )
         wait_for("the node to register", lambda: self.state() != "unk", seconds=30)
 
     def state(self) -> str:
         """The node's short state without marks; ``unk`` until it has registered."""
-        found = self.run("timeout 5 sinfo -h -o %t", check=False).strip()
+        found = self.run(f"timeout 5 sinfo -h -n {self.node.name} -o %t", check=False).strip()
         return "unk" if "unk" in found or found.endswith("*") or not re.fullmatch(r"[a-z]+", found) else found
 
     def reason(self) -> str:
-        return self.run("sinfo -h -o %E").strip()
+        return self.run(f"sinfo -h -n {self.node.name} -o %E").strip()
 
     def limit_devices(self, limited: bool) -> bool:
         """Have Slurm limit jobs to their devices, by cgroup v1; false where the host has no controller for it."""

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -41,16 +40,6 @@ _SHAPES = (
     ("-n2", "--gres=gpu:a100-1g.5gb:3", "--gpu-bind=map:1,2"),
     ("-n2", "--gres=gpu:media:2", "--gpu-bind=single:1"),
 )
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LoneCluster]:
-    one = LoneCluster("it-static", "10.213.97.33")
-    one.up()
-    try:
-        yield one
-    finally:
-        one.down()
 
 
 def _configure(cluster: LoneCluster, gres: str | None = None) -> tuple[list[Device], tuple[Binding, ...]]:

@@ -78,12 +78,16 @@ def read_facts(host: str, facts: Mapping[str, object]) -> NodeFacts:
     )
 
 
-def fleet_files(nodes: Iterable[NodeFacts], *, memory_tolerance: float = 2.0, settings: bool = True) -> FleetFiles:
+def fleet_files(
+    nodes: Iterable[NodeFacts], *, memory_tolerance: float = 2.0, settings: bool = True, accounting: bool = False
+) -> FleetFiles:
     """Make the files.
 
     :param memory_tolerance: percent by which ``RealMemory`` of nodes that share a line may differ; the line has the
         least, as machines of one kind differ by a few MiB. A node that has more than its line says is in order.
-    :param settings: write ``GresTypes`` and ``AccountingStorageTRES`` too.
+    :param settings: write ``GresTypes`` too.
+    :param accounting: write ``AccountingStorageTRES`` too, for clusters with slurmdbd. Without one slurmctld exits at
+        it ("slurmdbd is required to run with TRES gres/gpu").
     :raises FleetError: two hosts are the same node, or a ``Gres`` can't be read.
     """
     ordered = sorted(nodes, key=lambda one: sort_key(one.name))
@@ -101,8 +105,8 @@ def fleet_files(nodes: Iterable[NodeFacts], *, memory_tolerance: float = 2.0, se
             raise FleetError(f"node {which}: {error}") from error
     types, tres = gres_types(entries), accounting_tres(entries)
     lines = [_HEAD]
-    if settings and types:
-        lines += [f"GresTypes={','.join(types)}", f"AccountingStorageTRES={','.join(tres)}"]
+    lines += [f"GresTypes={','.join(types)}"] if settings and types else []
+    lines += [f"AccountingStorageTRES={','.join(tres)}"] if accounting and tres else []
     lines += [_line(group, words) for words, group in _groups(ordered, memory_tolerance)]
     return FleetFiles(
         nodes_conf="\n".join([*lines, ""]),

@@ -75,3 +75,15 @@ def test_whole_sockets() -> None:
     assert not two.splits_a_socket("4-7")
     assert not two.splits_a_socket("")
     assert not CpuTopology({0: 0, 1: 1}).splits_a_socket("0")
+
+
+def test_sockets_of_a_machine(tmp_path: Path) -> None:
+    _machine(tmp_path / "even", {cpu: (cpu % 2, str(cpu)) for cpu in range(8)})
+    even = read_topology(tmp_path / "even")
+    assert even is not None
+    assert even.cores_per_socket == 4
+    assert even.whole_sockets("5") == "4-7"
+    _machine(tmp_path / "odd", {cpu: (0 if cpu < 3 else 1, str(cpu)) for cpu in range(8)})
+    odd = read_topology(tmp_path / "odd")
+    assert odd is not None
+    assert odd.cores_per_socket == 0, "sockets that differ can't be counted through"

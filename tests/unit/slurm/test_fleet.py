@@ -18,9 +18,11 @@ def _facts(name: str, gres: str = _GRES, memory: object = 1000, **facts: object)
     return {"node_line": line, **facts}
 
 
-def _files(*facts: dict[str, object], tolerance: float = 2.0, settings: bool = False) -> FleetFiles:
+def _files(
+    *facts: dict[str, object], tolerance: float = 2.0, settings: bool = False, accounting: bool = False
+) -> FleetFiles:
     nodes = [read_facts(f"host{number}", one) for number, one in enumerate(facts)]
-    return fleet_files(nodes, memory_tolerance=tolerance, settings=settings)
+    return fleet_files(nodes, memory_tolerance=tolerance, settings=settings, accounting=accounting)
 
 
 def _lines(*facts: dict[str, object], tolerance: float = 2.0) -> list[str]:
@@ -66,14 +68,15 @@ def test_quoted_values_stay_whole() -> None:
 
 
 def test_settings_of_all_nodes() -> None:
-    files = _files(_facts("n1"), _facts("n2", "gpu:a100:1,shard:8"), _facts("n3", ""), settings=True)
+    files = _files(_facts("n1"), _facts("n2", "gpu:a100:1,shard:8"), _facts("n3", ""), settings=True, accounting=True)
     assert files.nodes_conf.splitlines()[1:3] == [
         "GresTypes=gpu,shard",
         "AccountingStorageTRES=gres/gpu,gres/gpu:a100,gres/gpu:nvidia_h100_80gb_hbm3,gres/shard",
     ]
     assert files.gres_types == ["gpu", "shard"]
     assert files.nodes == ["n1", "n2", "n3"]
-    assert "GresTypes" not in _files(_facts("n1", ""), settings=True).nodes_conf
+    assert len(_files(_facts("n1", ""), settings=True, accounting=True).nodes_conf.splitlines()) == 2
+    assert "Accounting" not in _files(_facts("n1"), settings=True).nodes_conf
 
 
 def test_gres_conf() -> None:
