@@ -328,7 +328,8 @@ def main() -> None:
     for warning in plan.warnings:
         module.warn(warning)
     result = _result(plan, module.params["path"], root)
-    stored = Stored(mode, module.params["path"], module.params["gres"], module.params["allow_unlisted"])
+    # What Slurm now expects of the node, for a boot of one that has no slurm.conf to read it from.
+    stored = Stored(mode, module.params["path"], plan.gres or None, module.params["allow_unlisted"])
     written = []
     if module.params["store"] or mode.autodetect == "off":
         # The map first: a job must never meet a gres.conf whose devices the map does not know.

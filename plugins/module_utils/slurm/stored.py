@@ -23,7 +23,7 @@ class StoredError(Exception):
 
 @dataclass(frozen=True)
 class Stored:
-    """*path* of gres.conf. *gres*: the wanted ``Gres=``; ``None`` where that of slurm.conf counts."""
+    """*path* of gres.conf. *gres*: ``Gres=`` of the node, for where no slurm.conf says it; ``None`` without GPUs."""
 
     mode: GresMode = field(default_factory=GresMode)
     path: str = "/etc/slurm/gres.conf"

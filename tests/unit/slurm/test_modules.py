@@ -215,7 +215,7 @@ def test_static_mode_writes_conf_map_and_settings(run: Run, tmp_path: Path) -> N
     stored = read_stored(tmp_path)
     assert stored is not None
     assert (stored.mode.autodetect, stored.mode.types) == ("off", wishes["types"])
-    assert (stored.path, stored.gres) == (str(tmp_path / "gres.conf"), None)
+    assert (stored.path, stored.gres) == (str(tmp_path / "gres.conf"), first["gres"])
     assert not run(cut, **wishes)["changed"]
     uuids.unlink()
     again = run(cut, **wishes)
