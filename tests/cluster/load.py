@@ -117,7 +117,7 @@ class Load:
         told = self._told()
         for entry in self._lines("submitted"):
             name = entry["name"]
-            if entry["state"] == "refused" and name not in ends:
+            if entry["state"] == "refused":  # sbatch said so; Slurm writes that down as a failed job without a node
                 account.refused += 1
                 continue
             # sbatch may have been cut off from a restarting controller that took the job all the same, or did not
