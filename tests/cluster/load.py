@@ -90,7 +90,10 @@ class Load:
             wait_for("the last jobs to end", ended, seconds, every=1)
         except RigError as error:
             raise RigError(f"{error}\n{self.controller.run(['squeue', '--long']).stdout}") from error
-        return self._account(stranded)
+        account = self._account(stranded)
+        for name in stranded:
+            self.controller.run(["scancel", f"--name={name}"])
+        return account
 
     def waiting_or_running(self) -> int:
         """How many jobs there are just now."""
