@@ -8,14 +8,13 @@ A line that several nodes share is divided when only some of them change: those 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from .hostlist import expand, fold
 from .states import same_gres
 
 _WORD = re.compile(r"([A-Za-z_]+)\s*=\s*(\"[^\"]*\"|\S+)")
-_RANGE = re.compile(r"\[([^\]]*)\]")
-_MOST_HOSTS = 100_000
 #: Keys whose value is a list with one entry for each node of the line.
 _PER_NODE = ("nodename", "nodehostname", "nodeaddr", "bcastaddr")
 
@@ -48,7 +47,7 @@ def set_gres(text: str, wanted: Mapping[str, str]) -> Edited:
         name = words.get("nodename", "")
         if name.upper() == "DEFAULT" and "gres" in words:
             raise NodeLineError("NodeName=DEFAULT sets Gres: write it on the nodes' own lines, so that each can differ")
-        nodes = expand(name) if name else []
+        nodes = _hosts(name) if name else []
         concerned = [node for node in nodes if node in wanted]
         if not concerned:
             parts.append(chunk)
@@ -92,7 +91,7 @@ def _with_hosts(line: str, key: str, count: int, positions: Sequence[int]) -> st
     found = _key(line, key)
     if found is None:
         raise NodeLineError(f"expected {key} in {line!r}")
-    hosts = expand(found[2].strip('"'))
+    hosts = _hosts(found[2].strip('"'))
     if len(hosts) != count:
         raise NodeLineError(
             f"expected {count} entries for {count} nodes in {found[0]!r}, found {len(hosts)}: the line can't be divided"
@@ -129,54 +128,8 @@ def _without_end(chunk: str) -> tuple[str, str]:
     return (chunk[:-1], "\n") if chunk.endswith("\n") else (chunk, "")
 
 
-def expand(names: str) -> list[str]:
-    """The names of a Slurm host list in its order: ``gpu[01-03,7],login`` are ``gpu01 gpu02 gpu03 gpu7 login``.
-
-    :raises NodeLineError: it has a range that is none, or more hosts than a cluster can have.
-    """
-    found: list[str] = []
-    for part in re.split(r",(?![^\[]*\])", names):
-        found += _expand_one(part.strip())
-        if len(found) > _MOST_HOSTS:
-            raise NodeLineError(f"expected at most {_MOST_HOSTS} hosts in {names!r}")
-    return found
-
-
-def _expand_one(text: str) -> list[str]:
-    match = _RANGE.search(text)
-    if match is None:
-        return [text]
-    found = []
-    for piece in match[1].split(","):
-        first, dash, last = piece.partition("-")
-        if dash and not (first.isdecimal() and last.isdecimal() and 0 <= int(last) - int(first) < _MOST_HOSTS):
-            raise NodeLineError(f"expected a range such as [01-16] in the host list {text!r}, found {piece!r}")
-        numbers = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)] if dash else [first]
-        for number in numbers:
-            found += _expand_one(text[: match.start()] + number + text[match.end() :])
-    return found
-
-
-def fold(names: Iterable[str]) -> str:
-    """A Slurm host list of *names* in their order; neighbours that differ in their last number become a range."""
-    groups: list[tuple[str, list[tuple[str, str]], str]] = []
-    for name in names:
-        match = re.fullmatch(r"(.*?)(\d+)(\D*)", name)
-        head, number, tail = (match[1], match[2], match[3]) if match else (name, "", "")
-        last = groups[-1] if groups else None
-        if not number or last is None or (last[0], last[2]) != (head, tail) or not last[1]:
-            groups.append((head, [(number, number)] if number else [], tail))
-            continue
-        first, end = last[1][-1]
-        if int(number) == int(end) + 1 and number == str(int(number)).zfill(len(end)):
-            last[1][-1] = (first, number)
-        else:
-            last[1].append((number, number))
-    return ",".join(_folded(*group) for group in groups)
-
-
-def _folded(head: str, ranges: Sequence[tuple[str, str]], tail: str) -> str:
-    if not ranges:
-        return head + tail
-    text = ",".join(first if first == last else f"{first}-{last}" for first, last in ranges)
-    return f"{head}{text if text.isdecimal() else f'[{text}]'}{tail}"
+def _hosts(text: str) -> list[str]:
+    try:
+        return expand(text)
+    except ValueError as error:
+        raise NodeLineError(str(error)) from error

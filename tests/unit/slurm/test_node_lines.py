@@ -7,8 +7,6 @@ from __future__ import annotations
 import pytest
 from ansible_collections.hpc.compute.plugins.module_utils.slurm.node_lines import (
     NodeLineError,
-    expand,
-    fold,
     set_gres,
 )
 
@@ -75,41 +73,5 @@ def test_refuses_what_it_can_not_do_right() -> None:
         set_gres("NodeName=DEFAULT Gres=gpu:1\nNodeName=a\n", {"a": ""})
     with pytest.raises(NodeLineError, match="expected 2 entries for 2 nodes in 'NodeAddr=x'"):
         set_gres("NodeName=a,b NodeAddr=x Gres=gpu:1\n", {"a": ""})
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("a", ["a"]),
-        ("gpu[08-11],login", ["gpu08", "gpu09", "gpu10", "gpu11", "login"]),
-        ("r[1-2]n[1,3]", ["r1n1", "r1n3", "r2n1", "r2n3"]),
-        ("n[1-2]x", ["n1x", "n2x"]),
-    ],
-)
-def test_lists_of_hosts(text: str, names: list[str]) -> None:
-    assert expand(text) == names
-    assert expand(fold(names)) == names
-
-
-@pytest.mark.parametrize("text", ["n[1-x]", "n[3-1]", "n[1-999999]", "n[0-99999],m[0-99999]"])
-def test_lists_of_hosts_that_are_none(text: str) -> None:
-    with pytest.raises(NodeLineError, match="expected"):
-        expand(text)
-
-
-@pytest.mark.parametrize(
-    ("names", "text"),
-    [
-        (["a", "b"], "a,b"),
-        (["n9", "n10"], "n[9-10]"),
-        (["n09", "n10", "n11"], "n[09-11]"),
-        (["n1", "n3"], "n[1,3]"),
-        (["n1"], "n1"),
-        (["n1", "m1"], "n1,m1"),
-        (["n99", "n100"], "n[99-100]"),
-        (["n09", "n9"], "n[09,9]"),
-    ],
-)
-def test_folds(names: list[str], text: str) -> None:
-    assert fold(names) == text
-    assert expand(text) == names
+    with pytest.raises(NodeLineError, match="expected numbers in the brackets"):
+        set_gres("NodeName=n[1-x] Gres=gpu:1\n", {"n1": ""})
