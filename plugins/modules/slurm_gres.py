@@ -26,10 +26,41 @@ options:
     type: path
     default: /etc/slurm/gres.conf
   autodetect:
-    description: How C(slurmd) finds the devices. Only with V(nvml) a job gets the UUID of its MIG slice.
+    description:
+      - How C(slurmd) finds the devices.
+      - With V(nvml) it detects them, names their types, and gives each job the UUIDs of its MIG slices.
+      - With V(off), static mode, C(gres.conf) names every device, so that types can have any name (O(types)). C(slurmd)
+        then knows no UUIDs. A C(TaskProlog) has to set C(CUDA_VISIBLE_DEVICES) from RV(uuid_map).
     type: str
-    choices: [nvml]
+    choices: [nvml, "off"]
     default: nvml
+  types:
+    description:
+      - Names of types in static mode, by the type that C(slurmd) would detect or a pattern of it (C(*), C(?),
+        C([...])), for example C(nvidia_a100*_1g.5gb) to V(a100-1g.5gb). A full type comes before patterns, and of these
+        the first that fits counts. Types that nothing fits keep their full name.
+      - Needs O(autodetect=off).
+    type: dict
+    default: {}
+  shards:
+    description:
+      - How many jobs may share a whole GPU through the GRES C(shard), by type or pattern as in O(types), or by the name
+        there. Adds them to RV(gres).
+      - Refused on a machine with MIG slices.
+    type: dict
+    default: {}
+  mps:
+    description: As O(shards), for the GRES C(mps). The number is what each GPU has, V(100) for percent.
+    type: dict
+    default: {}
+  store:
+    description:
+      - Also keep on the node, in C(/etc/hpc-compute/slurm-gres.json), how O(path) is made, so that
+        C(gpu-layout.service) makes it anew at each boot. Device files of slices, and UUIDs, are others then, so static
+        mode needs this.
+      - Writes RV(uuid_map) with V(nvml), too, so that a C(TaskProlog) can name whole GPUs by UUID.
+    type: bool
+    default: false
   gres:
     description:
       - The C(Gres) value that the site wants, as in C(slurm.conf), for example V(gpu:a100_1g.5gb:7).
@@ -85,7 +116,7 @@ requirements:
 notes:
   - Run it as root, since the driver tells MIG instances to root only.
   - C(slurmd) reads C(gres.conf) when it starts. The file lists UUIDs as comments, so that it changes when slices were
-    made anew and C(slurmd) must be restarted.
+    made anew and C(slurmd) must be restarted. RV(changed) also tells of RV(uuid_map) and what O(store) keeps.
 seealso:
   - module: hpc.compute.gpu_info
   - module: hpc.compute.slurm_node_info
@@ -103,6 +134,21 @@ EXAMPLES = r"""
     regexp: ^NodeName=gpu01\s
     line: NodeName=gpu01 CPUs=112 RealMemory=1031500 Gres={{ gres['gres'] }}
 
+- name: Give the slices of all A100 a name of the site's own
+  hpc.compute.slurm_gres:
+    autodetect: "off"
+    types:
+      nvidia_a100*_1g.5gb: a100-1g.5gb
+      nvidia_a100*_2g.10gb: a100-2g.10gb
+    store: true
+    mode: "0644"
+
+- name: Let eight jobs share each L40S
+  hpc.compute.slurm_gres:
+    shards:
+      nvidia_l40s: 8
+    mode: "0644"
+
 - name: Use shorter names, and let slurmd confirm what they stand for
   hpc.compute.slurm_gres:
     gres: gpu:h100:1,gpu:3g.40gb:1,gpu:1g.10gb:4
@@ -111,6 +157,13 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+uuid_map:
+  description:
+    - The file with the UUID of each device in Slurm's order, from which the C(TaskProlog) of the role
+      C(hpc.compute.slurm_compute) sets C(CUDA_VISIBLE_DEVICES). In C(/run), as it does not outlive a boot.
+  returned: always
+  type: str
+  sample: /run/hpc-compute/gpu-uuids
 gres:
   description: C(Gres) of the node; empty without GPUs.
   returned: always
@@ -223,7 +276,14 @@ from ansible_collections.hpc.compute.plugins.module_utils.slurm.control import (
     verify,
 )
 from ansible_collections.hpc.compute.plugins.module_utils.slurm.cpus import read_topology
-from ansible_collections.hpc.compute.plugins.module_utils.slurm.plan import GresPlan, GresRefusedError, plan_gres
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.plan import (
+    GresMode,
+    GresPlan,
+    GresRefusedError,
+    plan_gres,
+)
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.static import UUID_MAP
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.stored import STORED, Stored
 
 
 def main() -> None:
@@ -231,7 +291,11 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "default": "/etc/slurm/gres.conf"},
-            "autodetect": {"type": "str", "choices": ["nvml"], "default": "nvml"},
+            "autodetect": {"type": "str", "choices": ["nvml", "off"], "default": "nvml"},
+            "types": {"type": "dict", "default": {}},
+            "shards": {"type": "dict", "default": {}},
+            "mps": {"type": "dict", "default": {}},
+            "store": {"type": "bool", "default": False},
             "gres": {"type": "str"},
             "allow_unlisted": {"type": "bool", "default": False},
             "verify": {"type": "bool", "default": False},
@@ -244,10 +308,16 @@ def main() -> None:
         supports_check_mode=True,
     )
     root = Path(module.params["root"])
+    mode = GresMode(
+        module.params["autodetect"],
+        {pattern: str(name) for pattern, name in module.params["types"].items()},
+        {"shard": _counts(module, "shards"), "mps": _counts(module, "mps")},
+    )
     try:
         plan = plan_gres(
             read_inventory(root),
             read_topology(root),
+            mode=mode,
             wanted=module.params["gres"],
             allow_unlisted=module.params["allow_unlisted"],
             ignore_problems=module.params["on_problem"] == "ignore",
@@ -257,17 +327,37 @@ def main() -> None:
         module.fail_json(msg=str(refused), problems=[asdict(problem) for problem in refused.problems])
     for warning in plan.warnings:
         module.warn(warning)
-    result = _result(plan, module.params["path"])
-    result["changed"], result["diff"] = _write(module, plan.text)
+    result = _result(plan, module.params["path"], root)
+    # What Slurm now expects of the node, for a boot of one that has no slurm.conf to read it from.
+    stored = Stored(mode, module.params["path"], plan.gres or None, module.params["allow_unlisted"])
+    written = []
+    if module.params["store"] or mode.autodetect == "off":
+        # The map first: a job must never meet a gres.conf whose devices the map does not know.
+        written.append(_write_own(module, root / UUID_MAP, plan.uuid_map))
+    if module.params["store"]:
+        written.append(_write_own(module, root / STORED, stored.text()))
+    written.insert(0, _write(module, plan.text))
+    result["changed"] = any(changed for changed, _ in written)
+    result["diff"] = [difference for _, differences in written for difference in differences]
     if module.params["verify"] and not module.check_mode:
         _verify(module, plan, result)
         result["verified"] = True
     module.exit_json(**result)
 
 
-def _result(plan: GresPlan, path: str) -> dict[str, Any]:
+def _counts(module: AnsibleModule, option: str) -> dict[str, int]:
+    counts = {}
+    for pattern, count in module.params[option].items():
+        if not str(count).isdecimal():
+            module.fail_json(msg=f"{option} of {pattern}: expected a number for each GPU, found {count!r}")
+        counts[pattern] = int(count)
+    return counts
+
+
+def _result(plan: GresPlan, path: str, root: Path) -> dict[str, Any]:
     return {
         "path": path,
+        "uuid_map": str(root / UUID_MAP),
         "gres": plan.gres,
         "gres_types": plan.gres_types,
         "accounting_tres": plan.accounting_tres,
@@ -303,6 +393,30 @@ def _write(module: AnsibleModule, text: str) -> tuple[bool, list[dict[str, Any]]
     return changed, differences + ([attributes] if attributes.get("before") != attributes.get("after") else [])
 
 
+def _write_own(module: AnsibleModule, path: Path, text: str) -> tuple[bool, list[dict[str, Any]]]:
+    """As :func:`_write`, for a file that this collection alone reads. An empty *text* takes it away."""
+    try:
+        before = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        before = ""
+    except (OSError, UnicodeDecodeError) as error:
+        module.fail_json(msg=f"{path} was expected to be a readable text file: {error}")
+    if before == text:
+        return False, []
+    difference = {"before": before, "after": text, "before_header": str(path), "after_header": str(path)}
+    if module.check_mode:
+        return True, [difference]
+    if not text:
+        path.unlink()
+        return True, [difference]
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=module.tmpdir, delete=False) as draft:
+        draft.write(text)
+    module.atomic_move(draft.name, str(path))
+    path.chmod(0o644)  # jobs' tasks read it, as their users
+    return True, [difference]
+
+
 def _verify(module: AnsibleModule, plan: GresPlan, result: dict[str, Any]) -> None:
     try:
         differences = verify(
@@ -310,6 +424,7 @@ def _verify(module: AnsibleModule, plan: GresPlan, result: dict[str, Any]) -> No
             plan.bindings,
             slurmd=locate(module.params["slurmd"]),
             node_name=module.params["node_name"],
+            static=module.params["autodetect"] == "off",
         )
     except SlurmdError as error:
         module.fail_json(msg=str(error), **result)

@@ -1,12 +1,13 @@
 # Copyright: The hpc.compute authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A node with Debian's real slurmd and munge, shared by these tests; root and the rig's cache are needed."""
+"""Nodes with Debian's real Slurm, shared by these tests; root and the rig's cache are needed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from integration.lone_cluster import LoneCluster
 from integration.slurmd_node import SlurmdNode
 
 
@@ -18,3 +19,13 @@ def slurmd_node() -> Iterator[SlurmdNode]:
         yield node
     finally:
         node.down()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[LoneCluster]:
+    one = LoneCluster("it-lone", "10.213.97.33")
+    try:
+        one.up()
+        yield one
+    finally:
+        one.down()

@@ -29,6 +29,7 @@ from ..mig.picture import draw_plan
 from ..mig.report import report
 from ..slurm.cpus import read_topology
 from ..slurm.plan import GresRefusedError, plan_gres
+from ..slurm.stored import Stored, StoredError, read_stored
 from .boot import boot, tell_slurm
 from .export import export
 from .settings import LAYOUT, SETTINGS, Settings, SettingsError, read_entries, read_settings
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None, host: Host | None = None, conso
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return run(options, base, console)
-    except (LayoutError, SettingsError) as error:
+    except (LayoutError, SettingsError, StoredError) as error:
         console.fail(str(error))
         return EXIT_USAGE
     except (LockError, CheckpointError, GresRefusedError, SlurmConfError) as error:
@@ -254,7 +255,8 @@ def _boot(options: argparse.Namespace, host: Host, console: Console) -> int:
 
 
 def _gres(options: argparse.Namespace, host: Host, console: Console) -> int:
-    plan = plan_gres(read_inventory(host.root, host.load), read_topology(host.root))
+    stored = read_stored(host.root) or Stored()
+    plan = plan_gres(read_inventory(host.root, host.load), read_topology(host.root), mode=stored.mode)
     if options.json:
         devices = [
             {"kind": one.kind, "type": one.type, "files": list(one.files), "uuid": one.uuid, "gpu": one.pci_address}

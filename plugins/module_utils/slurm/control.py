@@ -25,6 +25,11 @@ _RECORD = re.compile(
     r"GRES\[(?P<name>[^\]]+)\] Type:(?P<type>\S+) Count:(?P<count>\d+) Cores\(\d+\):(?P<cores>\S*) +"
     r"Links:(?P<links>\S+) Flags:(?P<flags>\S*) File:(?P<file>\S+) UniqueId:(?P<uuid>\S+)"
 )
+# How it tells of what it was not asked to detect, at the end of any output.
+_LISTED = re.compile(
+    r"Gres Name=(?P<name>\S+) Type=(?P<type>\S+) Count=(?P<count>\d+) (?:.* )?File=(?P<file>\S+)"
+    r"(?: Cores=(?P<cores>\S+))?(?: CoreCnt=\d+)? Links=(?P<links>\S+)"
+)
 _BAD_FILE = re.compile(r"error: (?:_set_gres_device_desc: )?(?:stat\()?(/dev/[^\s):]+)\)?:? (.+)")
 _FINAL = "Final merged GRES list:"
 _IGNORED = "The following autodetected GPUs are being ignored:"
@@ -113,13 +118,18 @@ def read_hardware(run: Runner, slurmd: str = "slurmd") -> NodeHardware:
 
 
 def verify(
-    run: Runner, bindings: Sequence[Binding], *, slurmd: str = "slurmd", node_name: str | None = None
+    run: Runner,
+    bindings: Sequence[Binding],
+    *,
+    slurmd: str = "slurmd",
+    node_name: str | None = None,
+    static: bool = False,
 ) -> list[str]:
     """How ``slurmd -G`` differs from the prediction; see :func:`compare`.
 
     :raises SlurmdError: it can't be asked.
     """
-    return compare(bindings, read_gres(run, slurmd, node_name))
+    return compare(bindings, read_gres(run, slurmd, node_name), static=static)
 
 
 def locate(name: str) -> str:
@@ -153,12 +163,20 @@ def _last_line(completed: Completed) -> str:
 
 
 def parse_gres_report(text: str) -> GresReport:
-    """Read the output of ``slurmd -G -v``."""
+    """Read the output of ``slurmd -G -v``.
+
+    Without detection there is no list of what was merged; then the devices that it listed are those that it offers.
+    """
     lists: dict[str, list[Record]] = {"offered": [], "ignored": [], "discarded": []}
     errors: list[str] = []
     current: str | None = None
+    listed: list[Record] = []
+    merged = False
     for raw in text.splitlines():
         line = _PREFIX.sub("", raw).strip()
+        plain = _LISTED.search(line)
+        if plain is not None and plain["name"] == "gpu":
+            listed.append(_record(plain))
         record = _RECORD.search(line)
         if record is not None:
             if current is not None and record["name"] == "gpu":
@@ -166,7 +184,7 @@ def parse_gres_report(text: str) -> GresReport:
             continue
         current = None
         if _FINAL in line:
-            current = "offered"
+            current, merged = "offered", True
         elif _IGNORED in line:
             current = "ignored"
         elif _DISCARDED in line:
@@ -179,24 +197,33 @@ def parse_gres_report(text: str) -> GresReport:
             if line.startswith("error: Bad GRES configuration"):
                 errors.append(f"slurmd can't read the node's Gres: {line.removeprefix('error: ')}")
     return GresReport(
-        tuple(lists["offered"]), tuple(lists["ignored"]), tuple(lists["discarded"]), tuple(dict.fromkeys(errors))
+        tuple(lists["offered"] if merged else listed),
+        tuple(lists["ignored"]),
+        tuple(lists["discarded"]),
+        tuple(dict.fromkeys(errors)),
     )
 
 
 def _record(match: re.Match[str]) -> Record:
     def value(key: str) -> str | None:
-        return None if match[key] in ("(null)", "") else match[key]
+        found = match.groupdict().get(key)
+        return None if found in ("(null)", "") else found
 
     return Record(value("type"), value("file"), value("uuid"), value("cores"), value("links"))
 
 
-def compare(bindings: Sequence[Binding], report: GresReport) -> list[str]:
+def compare(bindings: Sequence[Binding], report: GresReport, *, static: bool = False) -> list[str]:
     """How the real ``slurmd`` differs from the prediction, a sentence for each difference; empty when it doesn't.
 
     Types, device files and UUIDs must be the same. Cores and links are not compared: they come from the driver there
     and from sysfs here, and no job gets a wrong device by them.
+
+    :param static: Slurm was told the devices (AutoDetect=off): it knows no UUIDs, and the order of the devices, by
+        which the TaskProlog finds them, must be the same too.
     """
-    predicted = {binding.device.file: (binding.label, binding.device.unique_id) for binding in bindings}
+    predicted = {
+        binding.device.file: (binding.label, None if static else binding.device.unique_id) for binding in bindings
+    }
     real = {record.file or "(no file)": (record.type, record.uuid) for record in report.offered}
     differences = list(report.errors)
     for file in [*predicted, *(file for file in real if file not in predicted)]:
@@ -209,6 +236,8 @@ def compare(bindings: Sequence[Binding], report: GresReport) -> list[str]:
     differences += [
         f"slurmd finds no device for the configured type {one.type or '(none)'}" for one in report.discarded
     ]
+    if static and not differences and list(predicted) != list(real):
+        differences.append(f"expected the devices in the order {', '.join(predicted)}, slurmd has {', '.join(real)}")
     return list(dict.fromkeys(differences))
 
 

@@ -15,9 +15,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class CpuTopology:
-    """*core_of* maps a logical CPU (Linux) to the index of its core (Slurm)."""
+    """*core_of* maps a logical CPU (Linux) to the index of its core (Slurm).
+
+    *cores_per_socket* is 0 where the sockets differ, or are not known.
+    """
 
     core_of: Mapping[int, int]
+    cores_per_socket: int = 0
 
     def cores(self, cpus: Iterable[int]) -> str:
         """Slurm's cores of these logical CPUs, as Slurm prints them: ``0-3,8``.
@@ -25,6 +29,33 @@ class CpuTopology:
         CPUs that the machine doesn't have are left out, as ``slurmd`` leaves them out.
         """
         return format_ranges({self.core_of[cpu] for cpu in cpus if cpu in self.core_of})
+
+    def whole_sockets(self, cores: str) -> str | None:
+        """The sockets that *cores* touch, as cores; ``None`` where these are all sockets, or sockets are not known.
+
+        The controller sets a node to INVAL whose ``Cores=`` ends inside a socket ("doesn't match socket boundaries").
+
+        :raises ValueError: it is no list of numbers.
+        """
+        if not self.cores_per_socket:
+            return None
+        sockets = {core // self.cores_per_socket for core in parse_ranges(cores)}
+        if not sockets or len(sockets) >= len(set(self.core_of.values())) // self.cores_per_socket:
+            return None
+        size = self.cores_per_socket
+        return format_ranges(core for socket in sockets for core in range(socket * size, (socket + 1) * size))
+
+    def splits_a_socket(self, cores: str) -> bool:
+        """Whether *cores* holds a part of a socket only; false where sockets are not known.
+
+        :raises ValueError: it is no list of numbers.
+        """
+        size = self.cores_per_socket
+        numbers = parse_ranges(cores)
+        return bool(size) and any(
+            not numbers.issuperset(range(socket * size, (socket + 1) * size))
+            for socket in {core // size for core in numbers}
+        )
 
 
 def read_topology(root: Path = Path("/")) -> CpuTopology | None:
@@ -42,7 +73,11 @@ def read_topology(root: Path = Path("/")) -> CpuTopology | None:
     except (OSError, ValueError):
         return None  # cores are extra knowledge; nothing that is written depends on it
     cores = [siblings for members in packages.values() for siblings in members]
-    return CpuTopology({cpu: index for index, siblings in enumerate(cores) for cpu in siblings})
+    sizes = {len(members) for members in packages.values()}
+    return CpuTopology(
+        {cpu: index for index, siblings in enumerate(cores) for cpu in siblings},
+        cores_per_socket=sizes.pop() if len(sizes) == 1 else 0,
+    )
 
 
 def parse_ranges(text: str) -> set[int]:

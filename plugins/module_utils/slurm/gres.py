@@ -123,7 +123,7 @@ def accounting_tres(entries: Iterable[GresEntry]) -> list[str]:
     return sorted(names | types)
 
 
-def gres_conf(devices: Sequence[Device], *, gpus_present: bool) -> str:
+def gres_conf(devices: Sequence[Device], *, gpus_present: bool, shared: Sequence[str] = ()) -> str:
     """The text of gres.conf.
 
     The table of devices is for people, and makes the file change when slices were made anew: slurmd keeps device files
@@ -131,6 +131,7 @@ def gres_conf(devices: Sequence[Device], *, gpus_present: bool) -> str:
 
     :param gpus_present: whether the machine has any GPU, readable or not. Without one ``slurmd`` isn't told to look,
         since it would complain about the missing driver at every start.
+    :param shared: lines about shards or MPS; see :mod:`.sharing`.
     """
     head = ["# Managed by Ansible (hpc.compute.slurm_gres): changes made here are lost."]
     if not gpus_present:
@@ -139,4 +140,4 @@ def gres_conf(devices: Sequence[Device], *, gpus_present: bool) -> str:
     listing = [
         "# What slurmd detects (type, device files, UUID); Gres= of the node in slurm.conf says which it offers:"
     ]
-    return "\n".join([*head, "AutoDetect=nvml", *(listing + table if table else []), ""])
+    return "\n".join([*head, "AutoDetect=nvml", *shared, *(listing + table if table else []), ""])

@@ -46,9 +46,9 @@ def check(entries: Sequence[GresEntry], devices: Sequence[Device], *, allow_unli
     :param allow_unlisted: don't refuse because a device stays without an entry; a wrong binding is refused still.
     """
     gpus = gpu_entries(entries)
-    fatal = _mixed(gpus) or _clash(gpus)
-    if fatal is not None:
-        return Check(None, (fatal,))
+    refusal = fatal(gpus)
+    if refusal is not None:
+        return Check(None, (refusal,))
     outcome = bind(gpus, devices)
     refusals: list[Refusal] = []
     for entry in gpus:
@@ -60,6 +60,11 @@ def check(entries: Sequence[GresEntry], devices: Sequence[Device], *, allow_unli
     if outcome.ignored and not allow_unlisted and not refusals:
         refusals.append(_unlisted(outcome.ignored, gpus, devices))
     return Check(outcome, tuple(refusals))
+
+
+def fatal(gpus: Sequence[GresEntry]) -> Refusal | None:
+    """What keeps Slurm from reading these entries as they are written, whatever the machine has."""
+    return _mixed(gpus) or _clash(gpus)
 
 
 def meaning(label: str, devices: Sequence[Device]) -> list[Device]:

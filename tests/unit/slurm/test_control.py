@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,3 +193,25 @@ def test_verify_is_read_and_compare() -> None:
     slurmd = _Slurmd(0, stderr=head + _WHOLE + "\n" + _SLICE + "\n")
     assert verify(slurmd, _BINDINGS, node_name="n1") == []
     assert verify(slurmd, _BINDINGS[:1]) != []
+
+
+def test_static_mode_has_no_merged_list() -> None:
+    """What slurmd -G -v says with AutoDetect=off, shortened."""
+    report = parse_gres_report(_recorded("static"))
+    assert report.offered == (
+        Record("big", "/dev/nvidia0", None, "0-7", "-1"),
+        Record("small", "/dev/nvidia1,/dev/nvidia-caps/nvidia-cap10,/dev/nvidia-caps/nvidia-cap11", None, None, None),
+    )
+    assert (report.ignored, report.errors) == ((), ())
+
+
+def test_static_mode_is_compared_without_uuids_but_in_order() -> None:
+    bindings = [Binding("big", whole(0)), Binding("small", part(0, 0, "1g.10gb"))]
+    bindings[1] = Binding("small", replace(bindings[1].device, files=("/dev/nvidia1", *bindings[1].device.files[1:])))
+    report = parse_gres_report(_recorded("static"))
+    assert compare(bindings, report, static=True) == []
+    (difference,) = compare(bindings[::-1], report, static=True)
+    assert difference.startswith("expected the devices in the order /dev/nvidia1,/dev/nvidia-caps/nvidia-cap10,")
+    assert "with UUID MIG-0-0" in compare(bindings, report)[0]
+    slurmd = _Slurmd(0, stderr=_recorded("static"))
+    assert verify(slurmd, bindings, static=True) == []

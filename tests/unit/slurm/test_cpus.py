@@ -66,3 +66,29 @@ def test_bad_ranges() -> None:
 def test_a_list_of_more_than_any_machine_has_is_refused() -> None:
     with pytest.raises(ValueError, match="expected numbers below"):
         parse_ranges("0-99999999999")
+
+
+def test_whole_sockets() -> None:
+    two = CpuTopology({cpu: cpu // 2 for cpu in range(16)}, cores_per_socket=4)
+    assert two.whole_sockets("1") == "0-3"
+    assert two.whole_sockets("6-7") == "4-7"
+    assert two.whole_sockets("3-4") is None, "all sockets"
+    assert two.whole_sockets("") is None
+    assert CpuTopology({0: 0, 1: 1}).whole_sockets("0") is None, "sockets not known"
+    assert two.splits_a_socket("0-2")
+    assert two.splits_a_socket("0-5")
+    assert not two.splits_a_socket("4-7")
+    assert not two.splits_a_socket("")
+    assert not CpuTopology({0: 0, 1: 1}).splits_a_socket("0")
+
+
+def test_sockets_of_a_machine(tmp_path: Path) -> None:
+    _machine(tmp_path / "even", {cpu: (cpu % 2, str(cpu)) for cpu in range(8)})
+    even = read_topology(tmp_path / "even")
+    assert even is not None
+    assert even.cores_per_socket == 4
+    assert even.whole_sockets("5") == "4-7"
+    _machine(tmp_path / "odd", {cpu: (0 if cpu < 3 else 1, str(cpu)) for cpu in range(8)})
+    odd = read_topology(tmp_path / "odd")
+    assert odd is not None
+    assert odd.cores_per_socket == 0, "sockets that differ can't be counted through"

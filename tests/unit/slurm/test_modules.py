@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.hpc.compute.plugins.module_utils.gpu.model import Inventory, Problem
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.stored import read_stored
 from ansible_collections.hpc.compute.plugins.modules import slurm_gres, slurm_node_info
-from unit.slurm.machines import gpu, machine, undriven
+from unit.slurm.machines import A100, gpu, machine, undriven
 
 _H100 = "nvidia_h100_80gb_hbm3"
 Run = Callable[..., dict[str, Any]]
@@ -22,6 +23,9 @@ Run = Callable[..., dict[str, Any]]
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run slurm_gres on *inventory*; its result, with ``failed`` true or false."""
+
+    # Other tests load the control machine's half of Ansible, which would take the warnings for itself.
+    monkeypatch.setattr("ansible.module_utils._internal.is_controller", False)
 
     def run_module(inventory: Inventory, *, check: bool = False, **params: Any) -> dict[str, Any]:
         monkeypatch.setattr(slurm_gres, "read_inventory", lambda root: inventory)
@@ -191,3 +195,54 @@ def test_node_info_of_a_failing_slurmd(capsys: pytest.CaptureFixture[str], tmp_p
     result = _result(slurm_node_info.main, capsys, {"slurmd": _command(tmp_path, "echo broken >&2; exit 1")})
     assert result["failed"]
     assert "failed with exit code 1: broken" in result["msg"]
+
+
+def test_static_mode_writes_conf_map_and_settings(run: Run, tmp_path: Path) -> None:
+    cut = machine(gpu(0), gpu(1, A100, profiles=("1g.5gb",)))
+    wishes = {"autodetect": "off", "types": {"*_1g.5gb": "a100-1g.5gb"}, "store": True, "root": str(tmp_path)}
+    planned = run(cut, check=True, **wishes)
+    assert planned["changed"]
+    assert len(planned["diff"]) == 3
+    assert list(tmp_path.iterdir()) == []
+    first = run(cut, **wishes)
+    assert (first["failed"], first["changed"]) == (False, True)
+    assert first["gres"] == f"gpu:a100-1g.5gb:1,gpu:{_H100}:1"
+    assert "Type=a100-1g.5gb MultipleFiles=/dev/nvidia1," in (tmp_path / "gres.conf").read_text()
+    uuids = Path(first["uuid_map"])
+    assert uuids == tmp_path / "run/hpc-compute/gpu-uuids"
+    assert "\n0 MIG-1-0 /dev/nvidia1," in uuids.read_text()
+    assert uuids.stat().st_mode & 0o777 == 0o644
+    stored = read_stored(tmp_path)
+    assert stored is not None
+    assert (stored.mode.autodetect, stored.mode.types) == ("off", wishes["types"])
+    assert (stored.path, stored.gres) == (str(tmp_path / "gres.conf"), first["gres"])
+    assert not run(cut, **wishes)["changed"]
+    uuids.unlink()
+    again = run(cut, **wishes)
+    assert again["changed"], "the map does not outlive a boot"
+    empty = run(machine(), **wishes)
+    assert empty["changed"]
+    assert not uuids.exists()
+
+
+def test_detection_leaves_no_map_unless_asked(run: Run, tmp_path: Path) -> None:
+    run(machine(gpu(0)), root=str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["gres.conf"]
+    run(machine(gpu(0)), root=str(tmp_path), store=True)
+    assert "0 GPU-0 /dev/nvidia0" in (tmp_path / "run/hpc-compute/gpu-uuids").read_text()
+
+
+def test_a_map_that_is_no_text_is_told(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run/hpc-compute/gpu-uuids").mkdir(parents=True)
+    result = run(machine(gpu(0)), root=str(tmp_path), autodetect="off")
+    assert result["failed"]
+    assert "gpu-uuids was expected to be a readable text file" in result["msg"]
+
+
+def test_sharing(run: Run, tmp_path: Path) -> None:
+    result = run(machine(gpu(0)), shards={"*h100*": "8"})
+    assert result["gres"] == f"gpu:{_H100}:1,shard:8"
+    assert result["accounting_tres"] == ["gres/gpu", f"gres/gpu:{_H100}", "gres/shard"]
+    result = run(machine(gpu(0)), mps={"*": "much"})
+    assert result["failed"]
+    assert "mps of *: expected a number for each GPU, found 'much'" in result["msg"]

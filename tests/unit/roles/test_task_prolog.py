@@ -1,0 +1,122 @@
+# Copyright: The hpc.compute authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The TaskProlog with every combination of variables and device files that the real Slurm was seen to give it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+_SCRIPT = Path(__file__).resolve().parents[3] / "roles/slurm_compute/files/task_prolog"
+_UUIDS = ("GPU-big", "MIG-a", "MIG-b", "MIG-c")
+
+
+class _Node:
+    """Four devices: a GPU and three slices of another, of which two share a GPU instance."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.map = folder / "gpu-uuids"
+        self.settings = folder / "settings.json"
+        dev = folder / "dev"
+        self.files = [
+            [dev / "nvidia0"],
+            [dev / "nvidia1", dev / "cap1", dev / "cap2"],
+            [dev / "nvidia1", dev / "cap1", dev / "cap3"],
+            [dev / "nvidia1", dev / "cap10", dev / "cap11"],
+        ]
+        dev.mkdir()
+        lines = [
+            f"{place} {uuid} {','.join(map(str, files))}\n"
+            for place, (uuid, files) in enumerate(zip(_UUIDS, self.files, strict=True))
+        ]
+        self.map.write_text("# a comment\n" + "".join(lines))
+
+    def run(self, visible: str | None, own: tuple[int, ...] = (0, 1, 2, 3)) -> str:
+        """What the script says to Slurm. *own*: devices whose files may be opened; for others they are not there."""
+        for path in {path for files in self.files for path in files}:
+            path.unlink(missing_ok=True)
+        for place in own:
+            for path in self.files[place]:
+                path.touch()
+        done = subprocess.run(
+            [_SCRIPT],
+            env={
+                "PATH": os.environ["PATH"],
+                "HPC_COMPUTE_GPU_UUIDS": str(self.map),
+                "HPC_COMPUTE_GPU_SETTINGS": str(self.settings),
+                **({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stderr == ""
+        return done.stdout
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> _Node:
+    return _Node(tmp_path)
+
+
+@pytest.mark.parametrize("visible", [None, "", "NoDevFiles", "MIG-a,MIG-c", "GPU-big"])
+def test_nothing_to_do(node: _Node, visible: str | None) -> None:
+    assert node.run(visible) == ""
+
+
+@pytest.mark.parametrize(
+    ("visible", "uuids"),
+    [("0", "GPU-big"), ("2", "MIG-b"), ("3,1", "MIG-c,MIG-a"), ("0,MIG-z", "GPU-big,MIG-z")],
+)
+def test_places_where_nothing_is_limited(node: _Node, visible: str, uuids: str) -> None:
+    assert node.run(visible) == f"export CUDA_VISIBLE_DEVICES={uuids}\n"
+
+
+@pytest.mark.parametrize(
+    ("visible", "own", "uuids"),
+    [
+        ("0", (0,), "GPU-big"),
+        ("0", (2,), "MIG-b"),  # what a task of "--gpus-per-task=1" sees, whichever device it has
+        ("0", (3,), "MIG-c"),
+        ("0,1", (1, 3), "MIG-a,MIG-c"),
+        ("0,1,2", (1, 2, 3), "MIG-a,MIG-b,MIG-c"),
+        ("0,1,2,3", (0, 1, 2, 3), ",".join(_UUIDS)),
+        ("0,MIG-a", (0, 1), "GPU-big,MIG-a"),
+    ],
+)
+def test_files_decide_where_devices_are_limited(node: _Node, visible: str, own: tuple[int, ...], uuids: str) -> None:
+    assert node.run(visible, own) == f"export CUDA_VISIBLE_DEVICES={uuids}\n"
+
+
+@pytest.mark.parametrize(
+    ("visible", "own", "reason"),
+    [
+        ("4", (0, 1, 2, 3), "Slurm gave device 4, which is not in"),
+        ("0", (), "0 may be opened"),
+        ("0", (1, 2), "Slurm gave 1 devices, and of those in"),
+    ],
+)
+def test_contradictions_end_without_a_device(node: _Node, visible: str, own: tuple[int, ...], reason: str) -> None:
+    said = node.run(visible, own).splitlines()
+    assert said[0].startswith("print task_prolog: ")
+    assert reason in said[0]
+    assert said[1:] == ["export CUDA_VISIBLE_DEVICES="]
+
+
+def test_a_missing_map_matters_in_static_mode_only(node: _Node) -> None:
+    node.map.unlink()
+    assert node.run("0") == ""
+    node.settings.write_text('{\n  "autodetect": "nvml",\n}\n')
+    assert node.run("0") == ""
+    node.settings.write_text('{\n  "autodetect": "off",\n}\n')
+    assert "is missing, which gpu-layout.service makes" in node.run("0")
+    assert node.run(None) == ""
+
+
+def test_an_empty_map_gives_no_device(node: _Node) -> None:
+    node.map.write_text("")
+    assert "which is not in" in node.run("0")
