@@ -19,10 +19,13 @@ _SILENT = (
     "Unable to contact slurm controller",
     "Socket timed out",
     "Connection refused",
+    "Connection reset by peer",
     "Zero Bytes were transmitted",
     "Slurm backup controller in standby mode",
     "Transport endpoint is not connected",
 )
+# What it says to a resume of a node that it has not heard of since it started itself (UNKNOWN+DRAIN).
+_NOT_YET = "Invalid node state specified"
 _PAUSE_S = 1.0
 
 
@@ -67,11 +70,11 @@ class Scontrol:
         self._ask(["scontrol", "update", f"NodeName={name}", "State=DRAIN", f"Reason={reason}"])
 
     def resume(self, name: str) -> None:
-        """Let jobs start there again.
+        """Let jobs start there again. A controller that just started may have to hear of the node first.
 
         :raises ScontrolError: see there.
         """
-        self._ask(["scontrol", "update", f"NodeName={name}", "State=RESUME"])
+        self._ask(["scontrol", "update", f"NodeName={name}", "State=RESUME"], (*_SILENT, _NOT_YET))
 
     def reconfigure(self) -> None:
         """Have the controller, and each ``slurmd`` that answers, read the configuration again.
@@ -83,24 +86,20 @@ class Scontrol:
         """
         self._ask(["scontrol", "reconfigure"])
 
-    def _ask(self, command: Sequence[str]) -> str:
+    def _ask(self, command: Sequence[str], passing: Sequence[str] = _SILENT) -> str:
         end = self.clock() + self.patience_s
         while True:
             done = self.run(command)
             if done.rc == 0:
                 return done.stdout
-            if not _silent(done):
+            if not any(phrase in done.stderr for phrase in passing):
                 raise ScontrolError(f"{' '.join(command)} failed with exit code {done.rc}: {_told(done)}")
             if self.clock() >= end:
                 raise ScontrolError(
-                    f"{' '.join(command)}: no controller answered for {self.patience_s:.0f} s: {_told(done)}. "
-                    "Is slurmctld running and reachable from here (scontrol ping)?"
+                    f"{' '.join(command)} was tried for {self.patience_s:.0f} s: {_told(done)}. "
+                    "Is slurmctld running and reachable from here (scontrol ping), and slurmd on the node?"
                 )
             self.sleep(_PAUSE_S)  # there is no event for "the controller is back"
-
-
-def _silent(done: Completed) -> bool:
-    return any(phrase in done.stderr for phrase in _SILENT)
 
 
 def _told(done: Completed) -> str:
