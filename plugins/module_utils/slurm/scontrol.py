@@ -24,7 +24,8 @@ _SILENT = (
     "Slurm backup controller in standby mode",
     "Transport endpoint is not connected",
 )
-# What it says to a resume of a node that it has not heard of since it started itself (UNKNOWN+DRAIN).
+# What it says to a resume of a node that it has not heard of since it started itself (UNKNOWN+DRAIN), and of one that
+# is not drained.
 _NOT_YET = "Invalid node state specified"
 _PAUSE_S = 1.0
 
@@ -74,7 +75,17 @@ class Scontrol:
 
         :raises ScontrolError: see there.
         """
-        self._ask(["scontrol", "update", f"NodeName={name}", "State=RESUME"], (*_SILENT, _NOT_YET))
+        end = self.clock() + self.patience_s
+        while True:
+            try:
+                self._ask(["scontrol", "update", f"NodeName={name}", "State=RESUME"])
+                return
+            except ScontrolError as error:
+                if _NOT_YET not in str(error) or self.clock() >= end:
+                    raise
+            if not self.node(name).drained:
+                return  # it had been done, and the answer was lost
+            self.sleep(_PAUSE_S)
 
     def reconfigure(self) -> None:
         """Have the controller, and each ``slurmd`` that answers, read the configuration again.
@@ -86,18 +97,18 @@ class Scontrol:
         """
         self._ask(["scontrol", "reconfigure"])
 
-    def _ask(self, command: Sequence[str], passing: Sequence[str] = _SILENT) -> str:
+    def _ask(self, command: Sequence[str]) -> str:
         end = self.clock() + self.patience_s
         while True:
             done = self.run(command)
             if done.rc == 0:
                 return done.stdout
-            if not any(phrase in done.stderr for phrase in passing):
+            if not any(phrase in done.stderr for phrase in _SILENT):
                 raise ScontrolError(f"{' '.join(command)} failed with exit code {done.rc}: {_told(done)}")
             if self.clock() >= end:
                 raise ScontrolError(
-                    f"{' '.join(command)} was tried for {self.patience_s:.0f} s: {_told(done)}. "
-                    "Is slurmctld running and reachable from here (scontrol ping), and slurmd on the node?"
+                    f"{' '.join(command)}: no controller answered for {self.patience_s:.0f} s: {_told(done)}. "
+                    "Is slurmctld running and reachable from here (scontrol ping)?"
                 )
             self.sleep(_PAUSE_S)  # there is no event for "the controller is back"
 
