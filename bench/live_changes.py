@@ -62,7 +62,7 @@ def up(folder: Path) -> Cluster:
     return cluster
 
 
-def run(cluster: Cluster, minutes: float, seed: int) -> bool:
+def run(cluster: Cluster, minutes: float, seed: int, disturbances: list[str]) -> bool:
     """Change for *minutes*, print the figures; whether all is as it must be."""
     dice = random.Random(seed)  # noqa: S311  # figures that can be had again
     load = Load(cluster.controller, cluster.compute)
@@ -72,9 +72,11 @@ def run(cluster: Cluster, minutes: float, seed: int) -> bool:
     while time.monotonic() < end:
         wanted = random_layout(dice)
         rounds += 1
-        done = change(cluster, dice, wanted, dice.choice(list(DISTURBANCES)), dice.choice([1, 2, 3]))
+        done = change(cluster, dice, wanted, dice.choice(disturbances), dice.choice([1, 2, 3]))
         again = f", then {done.again.seconds:.0f} s to put it right" if done.again else ""
         print(f"change {rounds}: {done.what}; {done.first.seconds:.0f} s{again}", flush=True)
+        if done.again:
+            print(f"  {done.first.why}", flush=True)
     account = load.stop()
     print(f"{rounds} changes of three nodes in {minutes:g} minutes\n{account}")
     return account.good
@@ -85,12 +87,13 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--minutes", type=float, default=30)
     arguments.add_argument("--seed", type=int, default=1)
+    arguments.add_argument("--only", nargs="+", choices=DISTURBANCES, default=list(DISTURBANCES), help="disturbances")
     arguments.add_argument("--keep", action="store_true", help="leave the nodes up")
     given = arguments.parse_args()
     environment.ensure()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            good = run(up(Path(folder)), given.minutes, given.seed)
+            good = run(up(Path(folder)), given.minutes, given.seed, given.only)
         except RigError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -44,6 +46,12 @@ class Run:
     said: str
     seconds: float
 
+    @property
+    def why(self) -> str:
+        """The failures of its tasks, each on a line."""
+        found = re.findall(r"(?m)^\[ERROR\]: (.*)$|^(fatal: \[\S+\]: UNREACHABLE.*)$", self.said)
+        return "\n  ".join("".join(one)[:300] for one in found) or "it said nothing"
+
 
 class Cluster:
     """A controller and compute nodes of the rig with an Ansible inventory, *hosts*."""
@@ -52,6 +60,7 @@ class Cluster:
         self.controller = controller
         self.compute = tuple(compute)
         self.hosts = hosts
+        self.running: subprocess.Popen[str] | None = None
 
     def install_reset(self) -> None:
         """Give the nodes what stands for ``nvidia-smi``."""
@@ -64,19 +73,20 @@ class Cluster:
         """Run the playbook ``hpc.compute.gpu_layout``."""
         values = {"hpc_hosts": "compute", "gpu_layout_change_job_timeout": 120, **variables}
         begin = time.monotonic()
-        done = subprocess.run(
+        with subprocess.Popen(
             [
                 *(VENV / "bin/ansible-playbook", "-i", self.hosts, "hpc.compute.gpu_layout"),
                 *("-e", json.dumps(values), *words),
             ],
             env={**environment.variables(), "ANSIBLE_NOCOLOR": "1"},
             cwd=REPO,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            check=False,
-            timeout=600,
-        )
-        return Run(done.returncode, done.stdout + done.stderr, time.monotonic() - begin)
+            start_new_session=True,  # so that all of its processes can be killed together
+        ) as self.running:
+            said, _ = self.running.communicate(timeout=600)
+        return Run(self.running.returncode, said, time.monotonic() - begin)
 
     def state(self, node: Node) -> str:
         """The node as ``scontrol show node`` prints it, on one line; empty while no controller answers."""
@@ -163,12 +173,26 @@ def fail_apply(cluster: Cluster, dice: random.Random, over: threading.Event) -> 
     return f"{node.name} refused an instance"
 
 
+def kill_run(cluster: Cluster, dice: random.Random, over: threading.Event) -> str:
+    """Kill the playbook itself in the middle of a change."""
+    node = dice.choice(cluster.compute)
+    while not over.wait(0.3):
+        if cluster.is_under_change(node):
+            over.wait(dice.uniform(0, 8))
+            if over.is_set() or cluster.running is None:
+                break
+            os.killpg(cluster.running.pid, signal.SIGKILL)
+            return f"the run was killed while {node.name} was changed"
+    return f"{node.name} had nothing to change"
+
+
 Disturbance = Callable[[Cluster, random.Random, threading.Event], str]
 DISTURBANCES: Mapping[str, Disturbance | None] = {
     "none": None,
     "controller": restart_controller,
     "reboot": reboot_node,
     "fault": fail_apply,
+    "killed": kill_run,
 }
 
 

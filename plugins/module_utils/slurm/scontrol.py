@@ -19,10 +19,14 @@ _SILENT = (
     "Unable to contact slurm controller",
     "Socket timed out",
     "Connection refused",
+    "Connection reset by peer",
     "Zero Bytes were transmitted",
     "Slurm backup controller in standby mode",
     "Transport endpoint is not connected",
 )
+# What it says to a resume of a node that it has not heard of since it started itself (UNKNOWN+DRAIN), and of one that
+# is not drained.
+_NOT_YET = "Invalid node state specified"
 _PAUSE_S = 1.0
 
 
@@ -67,11 +71,21 @@ class Scontrol:
         self._ask(["scontrol", "update", f"NodeName={name}", "State=DRAIN", f"Reason={reason}"])
 
     def resume(self, name: str) -> None:
-        """Let jobs start there again.
+        """Let jobs start there again. A controller that just started may have to hear of the node first.
 
         :raises ScontrolError: see there.
         """
-        self._ask(["scontrol", "update", f"NodeName={name}", "State=RESUME"])
+        end = self.clock() + self.patience_s
+        while True:
+            try:
+                self._ask(["scontrol", "update", f"NodeName={name}", "State=RESUME"])
+                return
+            except ScontrolError as error:
+                if _NOT_YET not in str(error) or self.clock() >= end:
+                    raise
+            if not self.node(name).drained:
+                return  # it had been done, and the answer was lost
+            self.sleep(_PAUSE_S)
 
     def reconfigure(self) -> None:
         """Have the controller, and each ``slurmd`` that answers, read the configuration again.
@@ -89,7 +103,7 @@ class Scontrol:
             done = self.run(command)
             if done.rc == 0:
                 return done.stdout
-            if not _silent(done):
+            if not any(phrase in done.stderr for phrase in _SILENT):
                 raise ScontrolError(f"{' '.join(command)} failed with exit code {done.rc}: {_told(done)}")
             if self.clock() >= end:
                 raise ScontrolError(
@@ -97,10 +111,6 @@ class Scontrol:
                     "Is slurmctld running and reachable from here (scontrol ping)?"
                 )
             self.sleep(_PAUSE_S)  # there is no event for "the controller is back"
-
-
-def _silent(done: Completed) -> bool:
-    return any(phrase in done.stderr for phrase in _SILENT)
 
 
 def _told(done: Completed) -> str:

@@ -22,7 +22,10 @@ def _read(name: str) -> dict[str, Any]:
 
 
 class Controller:
-    """*silent*: how many commands it lets pass without an answer. *jobs_end*: the second at which its jobs end."""
+    """*silent*: how many commands it lets pass without an answer. *jobs_end*: the second at which its jobs end.
+
+    *unheard_until*: the second from which on it has heard of the node and can resume it.
+    """
 
     def __init__(self, node: str = "node_idle", jobs_end: float = 0) -> None:
         self.nodes = _read(node)
@@ -30,6 +33,7 @@ class Controller:
         self.now = 0.0
         self.silent = 0
         self.refuses = ""
+        self.unheard_until = 0.0
         self.commands: list[Sequence[str]] = []
 
     @property
@@ -56,6 +60,8 @@ class Controller:
             return Completed(1, "", self.refuses)
         if command[0] == "squeue":
             return Completed(0, json.dumps(_read("jobs_running") if self.now < self.jobs_end else {"jobs": []}), "")
+        if command[1] == "update" and command[-1] == "State=RESUME" and self.now < self.unheard_until:
+            return Completed(1, "", "slurm_update error: Invalid node state specified")
         if command[1] == "update":
             self._update(dict(word.split("=", 1) for word in command[2:]))
         return Completed(0, json.dumps(self.nodes), "")

@@ -119,6 +119,34 @@ def test_but_not_for_ever() -> None:
     assert slurm.now == 10
 
 
+def test_a_resume_waits_until_the_controller_has_heard_of_the_node() -> None:
+    slurm = Controller("node_drained")
+    slurm.unheard_until = 7
+    assert resume(slurm.scontrol(), NODE).changed
+    assert slurm.now == 7
+    slurm = Controller("node_drained")
+    slurm.unheard_until = 99
+    with pytest.raises(ScontrolError, match="State=RESUME failed with exit code 1: slurm_update error: Invalid node"):
+        slurm.scontrol(10).resume(NODE)
+    assert slurm.now == 10
+
+
+def test_a_resume_whose_answer_was_lost_is_one() -> None:
+    slurm = Controller("node_idle")  # it is, as the first of two requests was carried out
+    slurm.unheard_until = 99
+    slurm.scontrol(10).resume(NODE)
+    assert slurm.now == 0
+
+
+@pytest.mark.parametrize("said", ["slurm_update error: Connection reset by peer", "x: Socket timed out on send/recv"])
+def test_a_connection_that_is_cut_is_no_refusal(said: str) -> None:
+    slurm = Controller()
+    slurm.refuses = said
+    with pytest.raises(ScontrolError, match="no controller answered for 10 s"):
+        slurm.scontrol(10).reconfigure()
+    assert len(slurm.commands) == 11
+
+
 def test_takes_a_refusal_for_one() -> None:
     slurm = Controller()
     slurm.refuses = "slurm_update error: Invalid user id"
