@@ -1,6 +1,6 @@
 # Copyright: The hpc.compute authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command as one file: a zip archive of exactly the engine's files it needs, which Python runs as a program.
+"""A command as one file: a zip archive of exactly the engine's files it needs, which Python runs as a program.
 
 The engine is already on the node when a module runs there, so nothing else has to be copied. Equal sources make equal
 bytes, so that a second run finds nothing to change.
@@ -19,18 +19,20 @@ SHEBANG = b"#!/usr/bin/python3 -I\n"
 
 _PACKAGE = "hpc_compute"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-_MAIN = f"import sys\n\nfrom {_PACKAGE}.command.main import main\n\nsys.exit(main())\n"
+#: The command gpu-layout, by the module of the engine that has its ``main()``.
+GPU_LAYOUT = "command.main"
 
 
 class BundleError(Exception):
     """A file of the engine can't be found; the text names it."""
 
 
-def bundle() -> bytes:
-    """The program."""
+def bundle(start: str = GPU_LAYOUT) -> bytes:
+    """The program that begins with ``main()`` of the engine's module *start*."""
     engine = __name__.rpartition(".command.")[0]
-    files = {"__main__.py": _MAIN, f"{_PACKAGE}/__init__.py": ""}
-    for name, source in _sources(f"{engine}.command.main", engine):
+    main = f"import sys\n\nfrom {_PACKAGE}.{start} import main\n\nsys.exit(main())\n"
+    files = {"__main__.py": main, f"{_PACKAGE}/__init__.py": ""}
+    for name, source in _sources(f"{engine}.{start}", engine):
         inner = name.removeprefix(f"{engine}.").replace(".", "/")
         files[f"{_PACKAGE}/{inner.partition('/')[0]}/__init__.py"] = ""
         files[f"{_PACKAGE}/{inner}.py"] = source

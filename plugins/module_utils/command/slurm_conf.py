@@ -32,7 +32,7 @@ def node_gres(root: Path, host: str | None = None) -> str | None:
     if not path.exists():
         return None
     host = (host or socket.gethostname()).partition(".")[0]
-    name = _name_option(root)
+    name = name_option(root)
     default: dict[str, str] = {}
     found: str | None = None
     for words in _node_lines(path, root):
@@ -49,7 +49,7 @@ def _is_ours(words: dict[str, str], name: str | None, host: str) -> bool:
     return host in expand(words.get("nodehostname", words["nodename"]))
 
 
-def _name_option(root: Path) -> str | None:
+def name_option(root: Path) -> str | None:
     """The name that ``-N`` gives slurmd, as Debian's unit passes it."""
     try:
         text = (root / SLURMD_OPTIONS).read_text(encoding="utf-8", errors="replace")
