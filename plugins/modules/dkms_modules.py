@@ -67,8 +67,8 @@ attributes:
     support: full
     platforms: debian
 notes:
-  - Debian's packages build their module while they are installed, and a failure leaves the package half-configured. With
-    a file C(/etc/dkms/no-autoinstall) they leave it to this module.
+  - Debian's packages build their module while they are installed, and a failure leaves the package half-configured.
+    With a file C(/etc/dkms/no-autoinstall) they leave it to this module.
 """
 
 EXAMPLES = r"""
