@@ -4,7 +4,7 @@
 
 ``slurmd`` then knows no UUIDs and sets ``CUDA_VISIBLE_DEVICES`` to the place of each device in its own list, which
 means another device to CUDA, or none. So there is a second file, made at the same moment as gres.conf: the UUIDs in
-that order, from which a TaskProlog (``roles/slurm_compute/files/task_prolog``) sets the variable right.
+that order, from which a TaskProlog (``roles/slurm_compute/files/libexec/task-prolog``) sets the variable right.
 
 That order is the one of the types in the node's ``Gres=``, and within a type the one of the lines in gres.conf.
 ``tests/integration`` compares it with the real ``slurmd``.

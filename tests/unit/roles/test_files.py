@@ -129,6 +129,36 @@ def test_a_gpu_partition_without_gpus_swallows_no_other_key(write: Write) -> Non
     assert "PartitionName=gpu Default=YES" in write({"n1": own}, "slurm.conf.j2")["n1"].splitlines()
 
 
+def test_one_node_in_static_mode_gives_all_the_task_prolog(write: Write) -> None:
+    prolog = "TaskProlog=/usr/libexec/hpc-compute/task-prolog"
+    named = {"gres": "gpu:a100-1g.5gb:7", "gres_types": ["gpu"], "accounting_tres": ["gres/gpu"]}
+    static = {"slurm_compute_gres_autodetect": "off", "__slurm_compute_gres_prediction": named}
+    texts = write({"n1": {}, "n2": static}, "slurm.conf.j2")
+    assert texts["n1"] == texts["n2"]
+    assert prolog in texts["n1"].splitlines()
+    assert "GresTypes=gpu" in texts["n1"].splitlines()
+    assert "TaskProlog" not in write({"n1": {}}, "slurm.conf.j2")["n1"]
+    own = {"slurm_compute_slurm_conf": {"TaskProlog": "/site"}}
+    assert "TaskProlog=/site" in write({"n1": own}, "slurm.conf.j2")["n1"].splitlines()
+    assert prolog in write({"n1": {"slurm_compute_task_prolog": "/site"}}, "slurm.conf.j2")["n1"].splitlines()
+
+
+def test_the_kinds_of_gres_of_all_nodes_are_known(write: Write) -> None:
+    shards = {
+        "gres": "gpu:l40s:2,shard:8",
+        "gres_types": ["gpu", "shard"],
+        "accounting_tres": ["gres/gpu", "gres/shard"],
+    }
+    shared = {"slurm_compute_shards": {"l40s": 4}, "__slurm_compute_gres_prediction": shards}
+    lines = write({"n1": {}, "n2": shared}, "slurm.conf.j2")["n1"].splitlines()
+    assert "GresTypes=gpu,shard" in lines
+    assert "TaskProlog=/usr/libexec/hpc-compute/task-prolog" in lines
+    assert not [line for line in lines if line.startswith("AccountingStorageTRES")], "without slurmdbd slurmctld exits"
+    own = {"slurm_compute_slurm_conf": {"AccountingStorageType": "accounting_storage/slurmdbd"}}
+    lines = write({"n1": own, "n2": {**shared, **own}}, "slurm.conf.j2")["n1"].splitlines()
+    assert "AccountingStorageTRES=gres/gpu,gres/shard" in lines
+
+
 def test_keys_are_merged_taken_out_and_spelt_as_slurm_reads_them(write: Write) -> None:
     own = {
         "slurm_compute_slurm_conf": {

@@ -57,6 +57,27 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"slurm_compute_gpus": False, "slurm_compute_gres": "gpu:1"},
         r"although slurm_compute_gpus",
     ),
+    "names-under-nvml": (
+        {"slurm_compute_gres_types": {"nvidia_h100": "h100"}},
+        r"gives names to types, which needs slurm_compute_gres_autodetect: \S*off\S*; it is nvml",
+    ),
+    "name-of-a-digit": (
+        {"slurm_compute_gres_autodetect": "off", "slurm_compute_gres_types": {"*_1g.5gb": "1g.5gb", "a": "b c"}},
+        r"found 1g\.5gb, b c\. A last word",
+    ),
+    "no-share": (
+        {"slurm_compute_shards": {"nvidia_l40s": 0, "t4": 4}, "slurm_compute_mps": {"a30": "all"}},
+        r"from 1 on for each GPU, found nvidia_l40s, a30\.",
+    ),
+    "static-without-gpus": (
+        {"slurm_compute_gres_autodetect": False, "slurm_compute_gpus": False},
+        r"are about GPUs, but slurm_compute_gpus is false",
+    ),
+    "two-prologs": (
+        {"slurm_compute_gres_autodetect": "off", "slurm_compute_slurm_conf": {"TaskProlog": "/site"}},
+        r"has TaskProlog=/site, but Slurm runs one TaskProlog only.*Give yours as slurm_compute_task_prolog",
+    ),
+    "prolog-list": ({"slurm_compute_task_prolog": "/a,/b"}, r"the path of one program on the nodes; it is '/a,/b'"),
     "fatal-cgroup-key": (
         {"slurm_compute_cgroup_conf": {"ConstrainKmemSpace": True}},
         r"refuses to start with: ConstrainKmemSpace\. Known, in this spelling: AllowedRAMSpace",
@@ -94,6 +115,15 @@ FINE: dict[str, dict[str, Any]] = {
         "slurm_compute_controllers": [],
         "slurm_compute_munge_key": "",
     },
+    "static": {
+        "slurm_compute_gres_autodetect": False,  # what YAML makes of an unquoted off
+        "slurm_compute_gres_types": {"nvidia_a100*_1g.5gb": "a100-1g.5gb"},
+        "slurm_compute_shards": {"nvidia_l40s": 4},
+        "slurm_compute_mps": {"t4": "100"},
+        "slurm_compute_task_prolog": "/opt/site/prolog",
+        "slurm_compute_slurm_conf": {"TaskProlog": None},
+    },
+    "prolog-of-the-site": {"slurm_compute_slurm_conf": {"TaskProlog": "/opt/site/prolog"}},
     "null": {
         "slurm_compute_slurm_conf": {"DefMemPerCPU": None},
         "slurm_compute_cgroup_conf": {"ConstrainSwapSpace": None},

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-_SCRIPT = Path(__file__).resolve().parents[3] / "roles/slurm_compute/files/task_prolog"
+_SCRIPT = Path(__file__).resolve().parents[3] / "roles/slurm_compute/files/libexec/task-prolog"
 _UUIDS = ("GPU-big", "MIG-a", "MIG-b", "MIG-c")
 
 
@@ -35,7 +36,7 @@ class _Node:
         ]
         self.map.write_text("# a comment\n" + "".join(lines))
 
-    def run(self, visible: str | None, own: tuple[int, ...] = (0, 1, 2, 3)) -> str:
+    def run(self, visible: str | None, own: tuple[int, ...] = (0, 1, 2, 3), script: Path = _SCRIPT) -> str:
         """What the script says to Slurm. *own*: devices whose files may be opened; for others they are not there."""
         for path in {path for files in self.files for path in files}:
             path.unlink(missing_ok=True)
@@ -43,7 +44,7 @@ class _Node:
             for path in self.files[place]:
                 path.touch()
         done = subprocess.run(
-            [_SCRIPT],
+            [script],
             env={
                 "PATH": os.environ["PATH"],
                 "HPC_COMPUTE_GPU_UUIDS": str(self.map),
@@ -120,3 +121,32 @@ def test_a_missing_map_matters_in_static_mode_only(node: _Node) -> None:
 def test_an_empty_map_gives_no_device(node: _Node) -> None:
     node.map.write_text("")
     assert "which is not in" in node.run("0")
+
+
+@pytest.mark.parametrize(
+    ("visible", "said"),
+    [("2", "export CUDA_VISIBLE_DEVICES=MIG-b\n"), ("9", "export CUDA_VISIBLE_DEVICES=\n"), ("MIG-z", ""), (None, "")],
+)
+def test_the_sites_own_comes_last_and_sees_what_the_task_will(node: _Node, visible: str | None, said: str) -> None:
+    script = node.folder / "task-prolog"
+    shutil.copy(_SCRIPT, script)
+    site = node.folder / "site prolog"
+    site.write_text('#!/bin/sh\necho "export SITE=*${CUDA_VISIBLE_DEVICES-none}"\n')
+    site.chmod(0o755)
+    Path(f"{script}.next").symlink_to(site)
+    seen = said.strip().rpartition("=")[2] if said else (visible or "none")
+    told = node.run(visible, script=script)
+    assert told.endswith(f"{said}export SITE=*{seen}\n")
+    assert "can't be run" not in told
+    site.unlink()
+    told = node.run(visible, script=script)
+    assert f"print task_prolog: {site} can't be run on this node" in told
+    assert said in told
+
+
+def test_the_sites_own_may_fail_the_task(node: _Node) -> None:
+    script = node.folder / "task-prolog"
+    shutil.copy(_SCRIPT, script)
+    Path(f"{script}.next").symlink_to("/bin/false")
+    with pytest.raises(subprocess.CalledProcessError):
+        node.run("0", script=script)
