@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from image import build
+
 from . import checks, demo, inventory
 from .node import IMAGES, Node, all_nodes
 from .process import RigError
@@ -44,6 +46,17 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     test = commands.add_parser("test", help="all checks and tests")
     test.add_argument("what", nargs="?", choices=("all", "vm"), default="all")
     test.set_defaults(do=lambda options: checks.run_all() if options.what == "all" else checks.run_vm())
+
+    image = commands.add_parser("image", help="the image of a compute node, without Packer")
+    image.add_argument("--output", type=Path, default=build.OUTPUT, metavar="FILE", help="default: %(default)s")
+    image.add_argument("--disk-size", default="20G", metavar="SIZE", help="what the machine sees (default: %(default)s)")
+    image.add_argument("--vars", type=Path, action="append", default=[], metavar="FILE", help="Ansible variables")
+    image.add_argument("--kernel-options", default="", metavar="WORDS", help="more words for the kernel's command line")
+    image.set_defaults(
+        do=lambda options: build.build(
+            build.Wanted(options.output, options.disk_size, options.kernel_options, options.vars)
+        )
+    )
 
     up = commands.add_parser("up", help="boot a fresh node")
     up.add_argument("name")

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import archive, debs, mounts
@@ -60,7 +60,7 @@ def ensure() -> Path:
     """
     source = archive.of_this_machine()
     recipe = repr((PACKAGES, sorted(_FILES.items(), key=str), source, "1"))
-    return _cached("debian", recipe, lambda root, log: _build(root, source, log))
+    return cached("debian", recipe, lambda root, log: _build(root, source, log))
 
 
 def ensure_controller() -> tuple[Path, ...]:
@@ -70,10 +70,10 @@ def ensure_controller() -> tuple[Path, ...]:
     """
     below = ensure()
     recipe = repr((CONTROLLER_PACKAGES, below.name, "1"))
-    return _cached("controller", recipe, lambda root, log: _build_controller(root, below, log)), below
+    return cached("controller", recipe, lambda root, log: _build_controller(root, below, log)), below
 
 
-def _cached(name: str, recipe: str, build: Callable[[Path, Path], None]) -> Path:
+def cached(name: str, recipe: str, build: Callable[[Path, Path], None]) -> Path:
     """The cached root file system *name* of this *recipe*, built by *build(root, log)* when there is none."""
     done = CACHE / "roots" / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
     with locked(f"root-{name}"):
@@ -91,18 +91,25 @@ def _cached(name: str, recipe: str, build: Callable[[Path, Path], None]) -> Path
         return done
 
 
-def _build(root: Path, source: Archive, log: Path) -> None:
+def bootstrap(root: Path, packages: Sequence[str], source: Archive, log: Path) -> None:
+    """A minimal Debian 13 with *packages* in the new folder *root*, with Debian's own settings of apt and dpkg."""
     # in a mount namespace of its own, so that a killed build leaves no mounts of mmdebstrap behind
     command = ["unshare", "--mount", "mmdebstrap", "--mode=root", "--variant=minbase", "--dpkgopt=force-unsafe-io"]
     command += [f"--aptopt={setting}" for setting in source.proxies]
-    command += [f"--include={','.join(PACKAGES)}", archive.SUITE, str(root), *source.one_line_sources()]
+    command += [f"--include={','.join(packages)}", archive.SUITE, str(root), *source.one_line_sources()]
     run(command, log=log)
-    # the options above are for the build; a node must have Debian's own settings
+    # the options above are for the build
     for path in ("etc/dpkg/dpkg.cfg.d/99mmdebstrap", "etc/apt/apt.conf.d/99mmdebstrap", "etc/apt/sources.list"):
         (root / path).unlink(missing_ok=True)
     if source.proxies:
         _write(root, "etc/apt/apt.conf.d/proxy", "".join(f"{line}\n" for line in source.proxies))
     _write(root, "etc/apt/sources.list.d/debian.sources", source.deb822())
+    # empty lists that look new make Ansible's apt believe that they were just fetched (cache_valid_time)
+    os.utime(root / "var/lib/apt/lists", (0, 0))
+
+
+def _build(root: Path, source: Archive, log: Path) -> None:
+    bootstrap(root, PACKAGES, source, log)
     for path, text in _FILES.items():
         if text is None:
             (root / path).symlink_to("/dev/null")
@@ -115,8 +122,6 @@ def _build(root: Path, source: Archive, log: Path) -> None:
     # else each node would rebuild its caches at boot
     for stamp in ("etc/.updated", "var/.updated"):
         (root / stamp).touch()
-    # empty lists that look new make Ansible's apt believe that they were just fetched (cache_valid_time)
-    os.utime(root / "var/lib/apt/lists", (0, 0))
 
 
 def _build_controller(root: Path, below: Path, log: Path) -> None:

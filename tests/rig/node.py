@@ -8,7 +8,7 @@ import json
 import re
 import shlex
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -44,21 +44,30 @@ class Node:
         """Its root file system, as the host sees it while the node is up."""
         return self.folder / "root"
 
-    def up(self, gpus: str | None = None) -> None:
+    def up(
+        self,
+        gpus: str | None = None,
+        *,
+        layers: tuple[Path, ...] | None = None,
+        files: Mapping[str, str] | None = None,
+    ) -> None:
         """Boot it, fresh; one that is up by this name is removed first. Returns when it has booted and answers.
 
         :param gpus: emulated GPUs, as the emulator's ``--gpus`` takes them; ``None`` or ``none`` for a machine without.
+        :param layers: root file systems to stand on, upper first, in place of those of *image*.
+        :param files: more files to write before it boots, by their path without the leading slash.
         :raises RigError: the name, address or GPU specification is no good, or the node did not come up; in the last
             case it is removed again.
         """
         self._check()
         check_gpus(gpus or "none")
-        layers = base.ensure_controller() if self.image == "controller" else (base.ensure(),)
+        if layers is None:
+            layers = base.ensure_controller() if self.image == "controller" else (base.ensure(),)
         ssh.ensure_keys()
         with locked(f"node-{self.name}"):
             self._remove()
             try:
-                self._prepare(layers, gpus)
+                self._prepare(layers, gpus, files or {})
                 nspawn.boot(self.name, self.root, self.folder / "console.log")
                 self._wait_until_up()
             except BaseException:  # also on Ctrl-C: nothing half made may stay
@@ -99,11 +108,11 @@ class Node:
         """Put what it downloaded into the cache; ``down`` does so too."""
         debs.take_from(self.root)
 
-    def connection(self) -> dict[str, str]:
-        """Variables with which Ansible reaches it as an ordinary user who may use sudo."""
+    def connection(self, user: str = base.USER) -> dict[str, str]:
+        """Variables with which Ansible reaches it, as an ordinary user who may use sudo unless told otherwise."""
         return {
             "ansible_host": self.ip,
-            "ansible_user": base.USER,
+            "ansible_user": user,
             "ansible_python_interpreter": "/usr/bin/python3",
             "ansible_ssh_common_args": shlex.join(self._ssh_options()),
         }
@@ -124,7 +133,7 @@ class Node:
                     f"the address {self.ip} is in use by node {other.name}; take that down or choose another"
                 )
 
-    def _prepare(self, layers: tuple[Path, ...], gpus: str | None) -> None:
+    def _prepare(self, layers: tuple[Path, ...], gpus: str | None, more: Mapping[str, str]) -> None:
         with locked("network"):
             # the folder says that the node needs the network, so both are made under one lock
             self.folder.mkdir(parents=True)
@@ -142,8 +151,10 @@ class Node:
             "etc/systemd/network/10-rig.network": (
                 f"[Match]\nName=host0\n[Network]\nAddress={self.ip}/24\nGateway={network.GATEWAY}\nLinkLocalAddressing=no\n"
             ),
+            **more,
         }
         for path, text in files.items():
+            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
             (self.root / path).unlink(missing_ok=True)
             (self.root / path).write_text(text, encoding="utf-8")
         ssh.install_keys(self.root, base.USER)

@@ -57,10 +57,10 @@ def close(persist: Path) -> None:
 
 
 def install_keys(root: Path, user: str) -> None:
-    """Put the keys into the root file system of a node, for root and *user*."""
+    """Put the keys into the root file system of a node, for root and, where there is such a one, *user*."""
     ensure_keys()
     public = KEY.with_suffix(".pub").read_text(encoding="ascii")
-    for home in (root / "root", root / "home" / user):
+    for home in filter(Path.is_dir, (root / "root", root / "home" / user)):
         owner = home.stat()
         folder = home / ".ssh"
         folder.mkdir(mode=0o700, exist_ok=True)
