@@ -19,7 +19,7 @@ from rig.process import RigError, run
 
 #: Debian packages of this machine that are needed.
 TOOLS = ("dosfstools", "e2fsprogs", "fdisk", "mtools", "qemu-utils")
-#: What the root file system itself must bring: the boot loaders, so that they are Debian 13's whatever builds the image.
+#: What the root file system itself must bring: boot loaders, so that they are Debian 13's whatever builds the image.
 #: shim and the signed GRUB are what UEFI with Secure Boot starts; without it they work as well.
 PACKAGES = ("grub-common", "grub-pc-bin", "grub2-common", "grub-efi-amd64-signed", "shim-signed")
 LABEL = "hpc-root"
@@ -56,7 +56,7 @@ class Disk:
 def prepare_root(root: Path, options: str = "") -> None:
     """Put into *root* what makes it boot from its disk: fstab, GRUB's settings, menu and modules.
 
-    The menu is a plain one. The first kernel that is installed later has ``update-grub`` write Debian's own in its place.
+    The menu is a plain one. The first kernel that is installed later has ``update-grub`` write Debian's own instead.
     """
     _write(root, "etc/fstab", f"LABEL={LABEL} / ext4 defaults,errors=remount-ro,x-systemd.growfs 0 1\n")
     # GRUB_DISABLE_LINUX_UUID: a file system keeps its label when it is copied, and Debian's menu then names that
@@ -77,7 +77,7 @@ def prepare_root(root: Path, options: str = "") -> None:
     )
     modules = root / "usr/lib/grub/i386-pc"
     if not (modules / "boot.img").exists():
-        raise RigError(f"expected GRUB for BIOS in the image, found no {modules / 'boot.img'}: install grub-pc-bin in it")
+        raise RigError(f"expected GRUB for BIOS in the image, no {modules / 'boot.img'}: install grub-pc-bin in it")
     target = root / "boot/grub/i386-pc"
     target.mkdir(parents=True, exist_ok=True)
     for pattern in ("*.mod", "*.lst"):
@@ -159,7 +159,7 @@ def _install_bios(root: Path, raw: Path, work: Path, log: Path) -> None:
 
 
 def _install_efi(root: Path, raw: Path, work: Path, log: Path) -> None:
-    """Fill the EFI system partition with the loaders that Debian signed, where firmware looks on a disk it doesn't know."""
+    """Fill the EFI system partition with the loaders that Debian signed, where firmware looks by default."""
     loaders = {
         "BOOTX64.EFI": root / "usr/lib/shim/shimx64.efi.signed",
         "grubx64.efi": root / "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed",

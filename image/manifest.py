@@ -98,5 +98,5 @@ def _origin() -> dict[str, Any]:
 
 
 def _sboms(root: Path, place: Path) -> None:
-    words = ["generate", "--root", root, "--distro-name", "hpc-compute", "--out", place / "sbom"]
+    words: list[str | Path] = ["generate", "--root", root, "--distro-name", "hpc-compute", "--out", place / "sbom"]
     run([VENV / "bin/debsbom", *words], log=log_for("image-sbom"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rig import archive, base
+from rig.process import run
 
 from . import disk
 
@@ -42,8 +43,12 @@ def ensure() -> Path:
     :raises RigError: it cannot be built; the message carries the end of the log.
     """
     source = archive.of_this_machine()
-    return base.cached("bootable", repr((PACKAGES, source, "1")), lambda root, log: _build(root, source, log))
+    return base.cached("bootable", repr((PACKAGES, source, "2")), lambda root, log: _build(root, source, log))
 
 
 def _build(root: Path, source: archive.Archive, log: Path) -> None:
     base.bootstrap(root, PACKAGES, source, log)
+    # netplan, which cloud-init writes for, starts networkd where there is work for it; a container has no netplan
+    run(["chroot", root, "systemctl", "--quiet", "enable", "systemd-networkd.service", "systemd-resolved.service"])
+    for path in (root / "etc/hostname", *(root / "etc/ssh").glob("ssh_host_*")):
+        path.unlink()  # of the machine that built this

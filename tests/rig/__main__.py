@@ -49,7 +49,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
     image = commands.add_parser("image", help="the image of a compute node, without Packer")
     image.add_argument("--output", type=Path, default=build.OUTPUT, metavar="FILE", help="default: %(default)s")
-    image.add_argument("--disk-size", default="20G", metavar="SIZE", help="what the machine sees (default: %(default)s)")
+    image.add_argument("--disk-size", default="20G", metavar="SIZE", help="default: %(default)s")
     image.add_argument("--vars", type=Path, action="append", default=[], metavar="FILE", help="Ansible variables")
     image.add_argument("--kernel-options", default="", metavar="WORDS", help="more words for the kernel's command line")
     image.set_defaults(

@@ -65,7 +65,7 @@ def _checks() -> list[Check]:
     tools = VENV / "bin"
     python = {"PYTHONPATH": f"{environment.COLLECTIONS}:{REPO / 'tests'}"}
     own = Path("ansible_collections/hpc/compute")
-    typed = [own / name for name in ("plugins", "tests", "molecule") if any((REPO / name).rglob("*.py"))]
+    typed = [own / name for name in ("plugins", "tests", "molecule", "image") if any((REPO / name).rglob("*.py"))]
     settings = REPO / "pyproject.toml"
     return [
         Check("ruff check", [tools / "ruff", "check", "."]),
@@ -75,7 +75,7 @@ def _checks() -> list[Check]:
             [tools / "mypy", "--config-file", settings, *typed],
             # under the names by which Ansible imports the files, which relative imports need
             cwd=environment.COLLECTIONS,
-            variables={"MYPYPATH": f".:{REPO / 'tests'}"},
+            variables={"MYPYPATH": f".:{REPO / 'tests'}:{REPO}"},
         ),
         Check("yamllint", [tools / "yamllint", "--strict", "."]),
         Check("ansible-lint", [tools / "ansible-lint", "--offline", "--nocolor"]),
