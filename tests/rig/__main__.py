@@ -63,6 +63,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     up.add_argument("--ip", required=True, help="an address of 10.213.97.0/24")
     up.add_argument("--gpus", default="none", help="emulated GPUs, for example h100-80=1g.10gb*2 (default: none)")
     up.add_argument("--image", choices=IMAGES, default="debian")
+    up.add_argument("--share", metavar="FOLDER", type=Path, help="a folder that it has as /srv/shared, as others do")
     up.set_defaults(do=_up)
     for name, does, text in (("down", _down, "remove a node"), ("shell", _shell, "a root shell in a node")):
         command = commands.add_parser(name, help=text)
@@ -70,7 +71,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         command.set_defaults(do=does)
     cluster = commands.add_parser("inventory", help="write the Ansible inventory of a cluster of nodes that are up")
     cluster.add_argument("folder", type=Path)
-    cluster.add_argument("--controller", required=True, metavar="NAME")
+    cluster.add_argument("--controller", required=True, metavar="NAME", nargs="+", help="the primary first")
     cluster.add_argument("--compute", required=True, metavar="NAME", nargs="+")
     cluster.set_defaults(do=_inventory)
     commands.add_parser("status", help="the nodes of this machine").set_defaults(do=_status)
@@ -86,7 +87,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _up(options: argparse.Namespace) -> None:
     start = time.monotonic()
-    Node(options.name, options.ip, options.image).up(gpus=options.gpus)
+    Node(options.name, options.ip, options.image).up(gpus=options.gpus, share=options.share)
     print(f"{options.name} is up at {options.ip} ({time.monotonic() - start:.1f} s)")
 
 
@@ -102,7 +103,8 @@ def _shell(options: argparse.Namespace) -> None:
 
 
 def _inventory(options: argparse.Namespace) -> None:
-    print(inventory.write(options.folder, _running(options.controller), [_running(name) for name in options.compute]))
+    first, *others = [_running(name) for name in options.controller]
+    print(inventory.write(options.folder, first, [_running(name) for name in options.compute], others))
 
 
 def _running(name: str) -> Node:

@@ -14,7 +14,7 @@ from .node import Node
 from .paths import REPO
 
 
-def write(folder: Path, controller: Node, compute: Sequence[Node]) -> Path:
+def write(folder: Path, controller: Node, compute: Sequence[Node], backups: Sequence[Node] = ()) -> Path:
     """Write it to *folder*, for its owner only (it holds the cluster's munge key), and return the file for ``-i``.
 
     Beside it stands the rig's ``group_vars``: what all compute nodes in containers set.
@@ -22,14 +22,15 @@ def write(folder: Path, controller: Node, compute: Sequence[Node]) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / "group_vars").unlink(missing_ok=True)
     (folder / "group_vars").symlink_to(REPO / "tests/rig/group_vars")
+    controllers = [controller, *backups]
     key = base64.b64encode(secrets.token_bytes(128)).decode("ascii")
     cluster = {
         "slurm_compute_cluster_name": "rig",
-        "slurm_compute_controllers": [f"{controller.name}({controller.ip})"],
+        "slurm_compute_controllers": [f"{node.name}({node.ip})" for node in controllers],
         "slurm_compute_munge_key": key,
     }
     groups = {
-        "controller": {"hosts": {controller.name: controller.connection()}},
+        "controller": {"hosts": {node.name: node.connection() for node in controllers}},
         "compute": {"hosts": {node.name: node.connection() for node in compute}, "vars": cluster},
     }
     path = folder / "hosts.json"

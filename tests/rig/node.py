@@ -50,12 +50,14 @@ class Node:
         *,
         layers: tuple[Path, ...] | None = None,
         files: Mapping[str, str] | None = None,
+        share: Path | None = None,
     ) -> None:
         """Boot it, fresh; one that is up by this name is removed first. Returns when it has booted and answers.
 
         :param gpus: emulated GPUs, as the emulator's ``--gpus`` takes them; ``None`` or ``none`` for a machine without.
         :param layers: root file systems to stand on, upper first, in place of those of *image*.
         :param files: more files to write before it boots, by their path without the leading slash.
+        :param share: a folder that the node has as ``/srv/shared``, as from a file server; made where it isn't there.
         :raises RigError: the name, address or GPU specification is no good, or the node did not come up; in the last
             case it is removed again.
         """
@@ -68,7 +70,9 @@ class Node:
             self._remove()
             try:
                 self._prepare(layers, gpus, files or {})
-                nspawn.boot(self.name, self.root, self.folder / "console.log")
+                if share:
+                    share.mkdir(parents=True, exist_ok=True)
+                nspawn.boot(self.name, self.root, self.folder / "console.log", share)
                 self._wait_until_up()
             except BaseException:  # also on Ctrl-C: nothing half made may stay
                 self._remove()

@@ -29,13 +29,19 @@ _ENVIRONMENT = {
     # a forwarded host lock would stay behind when a node is killed
     "SYSTEMD_NSPAWN_LOCK": "0",
 }
+#: Where a node has what it shares with others.
+SHARED = Path("/srv/shared")
 _QUIET = ("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--resolv-conf=off")
 
 
-def boot(name: str, root: Path, console: Path) -> None:
-    """Boot the system in *root* as machine *name*, attached to the bridge; returns at once."""
+def boot(name: str, root: Path, console: Path, share: Path | None = None) -> None:
+    """Boot the system in *root* as machine *name*, attached to the bridge; returns at once.
+
+    :param share: a folder of this machine that is to be the node's :data:`SHARED`.
+    """
     command = [*_QUIET, f"--directory={root}", f"--machine={name}", f"--network-bridge={BRIDGE}", "--boot"]
     command.append("--console=read-only")
+    command += [f"--bind={share}:{SHARED}"] if share else []
     if _has_systemd():
         run(
             [

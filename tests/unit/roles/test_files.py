@@ -46,7 +46,7 @@ def write(play: Play, tmp_path: Path) -> Write:
 
     def run(hosts: dict[str, dict[str, Any]], template: str) -> dict[str, str]:
         role = ROLES / "slurm_compute"
-        publish = {"tasks/configuration_node.yml": "Publish what the cluster's configuration says about this node"}
+        publish = {"tasks/result.yml": "Publish what the cluster's configuration says about this node"}
         tasks = [
             {"ansible.builtin.include_vars": {"dir": str(role / "vars/main")}},
             *task_of(role, publish),
