@@ -35,6 +35,8 @@ PACKAGES = (
     "systemd-sysv",
     "udev",
 )
+#: Two kernels that are installed and never booted, for what is built for each of them.
+KERNEL_PACKAGES = ("linux-image-amd64", "linux-image-cloud-amd64")
 CONTROLLER_PACKAGES = ("munge", "slurm-client", "slurmctld")
 USER = "debian"
 _FILES = {
@@ -70,7 +72,17 @@ def ensure_controller() -> tuple[Path, ...]:
     """
     below = ensure()
     recipe = repr((CONTROLLER_PACKAGES, below.name, "1"))
-    return cached("controller", recipe, lambda root, log: _build_controller(root, below, log)), below
+    return cached("controller", recipe, lambda root, log: _build_layer(root, below, CONTROLLER_PACKAGES, log)), below
+
+
+def ensure_kernels() -> tuple[Path, ...]:
+    """Overlay layers, upper first, of a node on which two of Debian's kernels are installed, without headers.
+
+    A fixture, too: a real machine has a kernel, and installing two of them takes longer than most tests.
+    """
+    below = ensure()
+    recipe = repr((KERNEL_PACKAGES, below.name, "1"))
+    return cached("kernels", recipe, lambda root, log: _build_layer(root, below, KERNEL_PACKAGES, log)), below
 
 
 def cached(name: str, recipe: str, build: Callable[[Path, Path], None]) -> Path:
@@ -124,7 +136,7 @@ def _build(root: Path, source: Archive, log: Path) -> None:
         (root / stamp).touch()
 
 
-def _build_controller(root: Path, below: Path, log: Path) -> None:
+def _build_layer(root: Path, below: Path, packages: Sequence[str], log: Path) -> None:
     work = root.parent / "overlay"
     with mounts.overlay((below,), root, work) as merged:
         # started services would be those of this machine's kernel, in nobody's cgroup
@@ -133,7 +145,8 @@ def _build_controller(root: Path, below: Path, log: Path) -> None:
         policy.chmod(0o755)
         debs.put_into(merged)
         in_root(merged, ["apt-get", "-q", "update"], log)
-        in_root(merged, ["apt-get", "-q", "-y", "install", *CONTROLLER_PACKAGES], log)
+        # no boot loader will look for an initial file system, whose making takes longest
+        in_root(merged, ["env", "INITRD=No", "apt-get", "-q", "-y", "install", *packages], log)
         policy.unlink()
         debs.take_from(merged)
         in_root(merged, ["apt-get", "clean"], log)

@@ -20,14 +20,15 @@ from . import base, debs, mounts, network, nspawn, ssh
 from .paths import NODES, REPO, STATE, locked
 from .process import Completed, RigError, indented, run, wait_for
 
-IMAGES = ("debian", "controller")
+IMAGES = ("debian", "controller", "kernels")
 
 
 @dataclass(frozen=True)
 class Node:
     """A node by name. *ip* is an address of the rig's network; who uses which stands in the rig's README.
 
-    *image* is ``debian`` (a bare Debian 13) or ``controller`` (with slurmctld installed, not configured).
+    *image* is ``debian`` (a bare Debian 13), ``controller`` (with slurmctld installed, not configured) or ``kernels``
+    (with two of Debian's kernels installed, which are not the one that runs).
     """
 
     name: str
@@ -64,7 +65,7 @@ class Node:
         self._check()
         check_gpus(gpus or "none")
         if layers is None:
-            layers = base.ensure_controller() if self.image == "controller" else (base.ensure(),)
+            layers = self._layers()
         ssh.ensure_keys()
         with locked(f"node-{self.name}"):
             self._remove()
@@ -123,6 +124,11 @@ class Node:
 
     def _ssh_options(self) -> list[str]:
         return ssh.options(self.folder / "ssh")
+
+    def _layers(self) -> tuple[Path, ...]:
+        if self.image == "controller":
+            return base.ensure_controller()
+        return base.ensure_kernels() if self.image == "kernels" else (base.ensure(),)
 
     def _check(self) -> None:
         if self.image not in IMAGES:
