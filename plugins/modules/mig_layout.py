@@ -60,6 +60,37 @@ options:
     type: str
     choices: [fail, skip]
     default: fail
+  slurm:
+    description:
+      - What Slurm is to be told of the devices afterwards, with options of M(hpc.compute.slurm_gres).
+      - Where it would not fit the devices that the layout makes, nothing is changed and the reason is told. So a stale
+        list of types is found before a GPU is cut, and not by a C(slurmd) that can't start any more.
+    type: dict
+    suboptions:
+      autodetect:
+        description: How C(slurmd) finds the devices.
+        type: str
+        choices: [nvml, "off"]
+        default: nvml
+      types:
+        description: Names of types in static mode.
+        type: dict
+        default: {}
+      shards:
+        description: How many jobs may share a whole GPU.
+        type: dict
+        default: {}
+      mps:
+        description: How much C(mps) a whole GPU has.
+        type: dict
+        default: {}
+      gres:
+        description: The C(Gres) value that the site wants. Without it every device is offered.
+        type: str
+      allow_unlisted:
+        description: Accept a O(slurm.gres) that leaves devices out.
+        type: bool
+        default: false
   lock_timeout:
     description: How many seconds to wait for another change of this machine's layout to end.
     type: float
@@ -109,6 +140,15 @@ EXAMPLES = r"""
     config: all-balanced
     stop_services: [nvidia-dcgm.service]
   register: cut
+
+- name: Cut the GPUs only if Slurm can then offer seven slices of this name
+  hpc.compute.mig_layout:
+    layout: "{{ layout }}"
+    slurm:
+      autodetect: "off"
+      types:
+        nvidia_a100*_1g.5gb: a100-1g.5gb
+      gres: gpu:a100-1g.5gb:7
 
 - name: Reboot where a GPU could not be reset
   ansible.builtin.reboot:
@@ -220,6 +260,9 @@ from ansible_collections.hpc.compute.plugins.module_utils.mig.checkpoint import 
 from ansible_collections.hpc.compute.plugins.module_utils.mig.layout import Entry, LayoutError, parse_layout
 from ansible_collections.hpc.compute.plugins.module_utils.mig.layout_file import load_layout, read_layout
 from ansible_collections.hpc.compute.plugins.module_utils.mig.lock import LockError
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.foresee import Offer, misfit
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.plan import GresMode
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.sharing import SharingError, counts_of
 
 # Problems that end when what a playbook installs is installed.
 _NOT_INSTALLED = frozenset({"driver_missing", "nvml_library_missing", "pynvml_missing", "driver_not_responding"})
@@ -236,6 +279,17 @@ def main() -> None:
             "reset": {"type": "str", "choices": ["never", "when_needed"], "default": "when_needed"},
             "stop_services": {"type": "list", "elements": "str", "default": []},
             "partial": {"type": "str", "choices": ["fail", "skip"], "default": "fail"},
+            "slurm": {
+                "type": "dict",
+                "options": {
+                    "autodetect": {"type": "str", "choices": ["nvml", "off"], "default": "nvml"},
+                    "types": {"type": "dict", "default": {}},
+                    "shards": {"type": "dict", "default": {}},
+                    "mps": {"type": "dict", "default": {}},
+                    "gres": {"type": "str"},
+                    "allow_unlisted": {"type": "bool", "default": False},
+                },
+            },
             "lock_timeout": {"type": "float", "default": 60},
             "root": {"type": "path", "default": "/"},
         },
@@ -250,14 +304,14 @@ def main() -> None:
             module.warn(f"not checked: {error}")
             module.exit_json(changed=False, **_nothing())
         module.fail_json(msg=str(error))
-    except (LockError, CheckpointError) as error:
+    except (LockError, CheckpointError, SharingError) as error:
         module.fail_json(msg=str(error))
 
 
 def run(module: AnsibleModule) -> None:
     """Plan, and outside of check mode apply.
 
-    :raises LayoutError, LockError, CheckpointError: nothing was changed.
+    :raises LayoutError, LockError, CheckpointError, SharingError: nothing was changed.
     """
     entries = _entries(module.params)
     options = Options(
@@ -268,9 +322,15 @@ def run(module: AnsibleModule) -> None:
         lock_wait_s=module.params["lock_timeout"],
     )
     host = Host(root=Path(module.params["root"]))
-    if module.check_mode:
-        _check(module, look(entries, options, host))
-        return
+    offer = _offer(module.params["slurm"])
+    if module.check_mode or offer is not None:
+        prepared = look(entries, options, host)
+        reason = None if offer is None else misfit(prepared, offer)
+        if module.check_mode:
+            _check(module, prepared, reason)
+            return
+        if reason is not None:
+            module.fail_json(msg=reason, **_planned(prepared))
     outcome = apply(entries, options, host)
     result = _result(outcome)
     for note in result["notes"]:
@@ -288,7 +348,16 @@ def _entries(params: dict[str, Any]) -> tuple[Entry, ...]:
     return parsed.config(params["config"])
 
 
-def _check(module: AnsibleModule, prepared: Prepared) -> None:
+def _offer(slurm: dict[str, Any] | None) -> Offer | None:
+    if slurm is None:
+        return None
+    shared = {"shard": counts_of(slurm["shards"], "shards"), "mps": counts_of(slurm["mps"], "mps")}
+    types = {pattern: str(name) for pattern, name in slurm["types"].items()}
+    return Offer(GresMode(slurm["autodetect"], types, shared), slurm["gres"], slurm["allow_unlisted"])
+
+
+def _planned(prepared: Prepared) -> dict[str, Any]:
+    """What would be done, in the form of what was done."""
     steps = planned_steps(prepared)
     before = machine_text(prepared.inventory)
     result = _nothing() | {
@@ -301,6 +370,11 @@ def _check(module: AnsibleModule, prepared: Prepared) -> None:
         "diff": _diff(before, machine_text(prepared.inventory, predicted(prepared)), steps),
     }
     result["kept"], result["destroyed"] = kept_and_destroyed(prepared)
+    return result
+
+
+def _check(module: AnsibleModule, prepared: Prepared, reason: str | None) -> None:
+    result = _planned(prepared)
     for note in prepared.notes if prepared.inventory.gpus else ():
         module.warn(note)
     if prepared.refusals:
@@ -310,6 +384,8 @@ def _check(module: AnsibleModule, prepared: Prepared) -> None:
         # A playbook's earlier tasks would have installed it.
         for refusal in prepared.refusals:
             module.warn(refusal)
+    if reason is not None:
+        module.fail_json(msg=reason, **result)
     module.exit_json(**result)
 
 

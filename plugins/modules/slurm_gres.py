@@ -282,6 +282,7 @@ from ansible_collections.hpc.compute.plugins.module_utils.slurm.plan import (
     GresRefusedError,
     plan_gres,
 )
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.sharing import SharingError, counts_of
 from ansible_collections.hpc.compute.plugins.module_utils.slurm.static import UUID_MAP
 from ansible_collections.hpc.compute.plugins.module_utils.slurm.stored import STORED, Stored
 
@@ -308,12 +309,12 @@ def main() -> None:
         supports_check_mode=True,
     )
     root = Path(module.params["root"])
-    mode = GresMode(
-        module.params["autodetect"],
-        {pattern: str(name) for pattern, name in module.params["types"].items()},
-        {"shard": _counts(module, "shards"), "mps": _counts(module, "mps")},
-    )
     try:
+        mode = GresMode(
+            module.params["autodetect"],
+            {pattern: str(name) for pattern, name in module.params["types"].items()},
+            {"shard": counts_of(module.params["shards"], "shards"), "mps": counts_of(module.params["mps"], "mps")},
+        )
         plan = plan_gres(
             read_inventory(root),
             read_topology(root),
@@ -325,6 +326,8 @@ def main() -> None:
         )
     except GresRefusedError as refused:
         module.fail_json(msg=str(refused), problems=[asdict(problem) for problem in refused.problems])
+    except SharingError as error:
+        module.fail_json(msg=str(error))
     for warning in plan.warnings:
         module.warn(warning)
     result = _result(plan, module.params["path"], root)
@@ -343,15 +346,6 @@ def main() -> None:
         _verify(module, plan, result)
         result["verified"] = True
     module.exit_json(**result)
-
-
-def _counts(module: AnsibleModule, option: str) -> dict[str, int]:
-    counts = {}
-    for pattern, count in module.params[option].items():
-        if not str(count).isdecimal():
-            module.fail_json(msg=f"{option} of {pattern}: expected a number for each GPU, found {count!r}")
-        counts[pattern] = int(count)
-    return counts
 
 
 def _result(plan: GresPlan, path: str, root: Path) -> dict[str, Any]:

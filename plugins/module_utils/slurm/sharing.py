@@ -75,6 +75,17 @@ def share(bindings: Sequence[Binding], wishes: Mapping[str, Mapping[str, int]]) 
     return Sharing(tuple(lines), tuple(entries))
 
 
+def counts_of(given: Mapping[str, object], option: str) -> dict[str, int]:
+    """*given* with numbers, which may have come as text.
+
+    :raises SharingError: one is no number.
+    """
+    for pattern, count in given.items():
+        if isinstance(count, bool) or not str(count).isdecimal():
+            raise SharingError(f"{option} of {pattern}: expected a number for each GPU, found {count!r}")
+    return {pattern: int(str(count)) for pattern, count in given.items()}
+
+
 def _fits(binding: Binding, pattern: str) -> bool:
     names = (binding.label or binding.device.type, binding.device.type)
     return any(fnmatchcase(name.lower(), pattern.lower()) for name in names)

@@ -9,11 +9,13 @@ text after a resume, so a reason counts only together with the flag DRAIN.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .gres import GresEntry, GresSyntaxError, parse_gres
+from .sharing import KINDS
 
 #: How the reasons of this collection's drains begin.
 MARKER = "hpc.compute: "
@@ -132,13 +134,13 @@ def common_gres(one: str, other: str) -> str:
     limits = _counts(other)
     kept = [
         GresEntry(entry.name, entry.type, min(entry.count, limits.get(_key(entry), 0)), entry.no_consume)
-        for entry in parse_gres(one)
+        for entry in _untyped(parse_gres(one))
     ]
     return ",".join(str(entry) for entry in kept if entry.count > 0)
 
 
 def _counts(gres: str) -> dict[tuple[str, str], int]:
-    return {_key(entry): entry.count for entry in parse_gres(gres) if entry.count > 0}
+    return {_key(entry): entry.count for entry in _untyped(parse_gres(gres)) if entry.count > 0}
 
 
 def _key(entry: GresEntry) -> tuple[str, str]:
@@ -146,9 +148,19 @@ def _key(entry: GresEntry) -> tuple[str, str]:
     return entry.name, (entry.type or "").lower()
 
 
+def _untyped(entries: Sequence[GresEntry]) -> list[GresEntry]:
+    """The controller gives shares the types of their GPUs: ``shard:l40s:8`` for what slurm.conf has as ``shard:8``."""
+    shared: Counter[str] = Counter()
+    for entry in entries:
+        if entry.name in KINDS:
+            shared[entry.name] += entry.count
+    plain = [GresEntry(name, None, count) for name, count in shared.items()]
+    return [*(entry for entry in entries if entry.name not in KINDS), *plain]
+
+
 def _plain(gres: str) -> str:
     try:
-        return ",".join(sorted(str(entry) for entry in parse_gres(gres if gres != "(null)" else "")))
+        return ",".join(sorted(map(str, _untyped(parse_gres(gres if gres != "(null)" else "")))))
     except GresSyntaxError as error:
         raise StateError(f"expected the Gres= of a node from Slurm, found {gres!r}: {error}") from error
 

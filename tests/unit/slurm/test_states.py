@@ -116,6 +116,8 @@ def test_the_same_in_another_order_and_case() -> None:
     assert same_gres("", "gpu:a:0")
     assert not same_gres("gpu:a:1", "gpu:a:2")
     assert not same_gres("gpu:a:1", "shard:a:1")
+    assert same_gres("gpu:a:1,gpu:b:1,shard:8", "gpu:a:1,gpu:b:1,shard:a:4(S:0),shard:b:4")
+    assert not same_gres("gpu:a:1,mps:100", "gpu:a:1,mps:a:50")
     with pytest.raises(GresSyntaxError):
         same_gres("gpu:", "")
 
@@ -123,3 +125,4 @@ def test_the_same_in_another_order_and_case() -> None:
 def test_what_a_node_has_before_and_after() -> None:
     assert common_gres("gpu:a:1,gpu:b:4,gpu:c:2", "gpu:B:2,gpu:c:3,gpu:d:1") == "gpu:b:2,gpu:c:2"
     assert common_gres("gpu:a:1", "gpu:b:1") == ""
+    assert common_gres("gpu:a:1,shard:8", "gpu:a:1,shard:a:4") == "gpu:a:1,shard:4"
