@@ -21,6 +21,8 @@ _PACKAGE = "hpc_compute"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 #: The command gpu-layout, by the module of the engine that has its ``main()``.
 GPU_LAYOUT = "command.main"
+#: The command node-health, likewise.
+NODE_HEALTH = "health.main"
 
 
 class BundleError(Exception):

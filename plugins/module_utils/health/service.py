@@ -1,0 +1,60 @@
+# Copyright: The hpc.compute authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Take a node out of service for what was found on it, and give it back, without touching anybody else's decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..slurm.scontrol import Scontrol
+from ..slurm.states import Node
+from .model import MARKER, Report, names_of
+
+# Why a node is down when Slurm itself says so, which is nobody's decision.
+_OF_SLURM = ("Not responding", "Node unexpectedly rebooted", "none")
+
+
+def ours(node: Node) -> bool:
+    """Whether this program drained it, and nobody took that over since."""
+    return node.drained and node.reason.startswith(MARKER)
+
+
+def drain(slurm: Scontrol, name: str, reason: str) -> str:
+    """Drain a node; what was done, as a sentence.
+
+    :raises ScontrolError: Slurm does not answer, or does not do it.
+    """
+    before = slurm.node(name)
+    if before.drained and not ours(before):
+        return f"{before}: drained already, and by somebody else, so its reason stays"
+    if not before.drained and _taken_down(before):
+        return f"{before}: taken down by somebody else, so its reason stays"
+    if ours(before) and names_of(before.reason) == names_of(reason):
+        return f"{before}: drained already for this"
+    slurm.drain(name, reason)
+    return f"node {name} drained: {reason}"
+
+
+def resume(slurm: Scontrol, report: Report, checks: Sequence[str]) -> str:
+    """Give a node back that was drained for nothing but *checks* (``all``: for any), when all is well again.
+
+    What was done as a sentence; empty where there was nothing to do.
+
+    :raises ScontrolError: Slurm does not answer, or does not do it.
+    """
+    if not checks or not report.healthy or not report.complete:
+        return ""
+    node = slurm.node(report.node)
+    if not ours(node):
+        return ""
+    of_others = names_of(node.reason) - set(checks)
+    # What a prolog or an epilog found is not looked for by the checks.
+    kept = of_others & {"prolog", "epilog"} if "all" in checks else of_others
+    if kept:
+        return f"{node}: all is well again, but {', '.join(sorted(kept))} needs somebody to look (resume)"
+    slurm.resume(report.node)
+    return f"node {report.node} resumed: all is well again ({node.reason})"
+
+
+def _taken_down(node: Node) -> bool:
+    return "DOWN" in node.states and bool(node.reason) and not node.reason.startswith((MARKER, *_OF_SLURM))
