@@ -88,6 +88,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("action", choices=("show", "clear"))
     command.set_defaults(run=_faults)
 
+    command = commands.add_parser("leak", help="let memory of a GPU or an instance stay in use by nobody")
+    command.add_argument("target", metavar="GPU[/GI]")
+    command.add_argument("mib", type=int)
+    command.set_defaults(run=lambda options: _control(options, "leak", target=options.target, mib=options.mib))
+
+    command = commands.add_parser("memory-errors", help="let a GPU have counted errors of its memory")
+    command.add_argument("gpu")
+    command.add_argument("--uncorrected", type=int, default=0, metavar="N", help="since the driver was loaded")
+    command.add_argument("--pending", action="store_true", help="a row waits to be remapped (a page to be retired)")
+    command.add_argument("--failed", action="store_true", help="a row could not be remapped")
+    command.set_defaults(run=_memory_errors)
+
     command = commands.add_parser("reboot", help="what a reboot does to the GPUs")
     command.set_defaults(run=lambda options: _control(options, "reboot"))
 
@@ -103,6 +115,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _control(options: argparse.Namespace, command: str, **fields: Any) -> Any:
     return control(options.socket, command, **fields)
+
+
+def _memory_errors(options: argparse.Namespace) -> None:
+    fields = {"uncorrected": options.uncorrected, "pending": options.pending, "failed": options.failed}
+    _control(options, "memory-errors", gpu=options.gpu, **fields)
 
 
 def _show(options: argparse.Namespace) -> None:

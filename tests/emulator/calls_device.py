@@ -11,9 +11,8 @@ from . import topology
 from .boards import Board
 from .call import TEXT, Context, Outs, answering, counted, nvml, text, u32, u64, versioned
 from .errors import Code, NvmlError
-from .gpu import ComputeInstance, Gpu, GpuInstance
+from .gpu import PROCESS_MEMORY_MIB, ComputeInstance, Gpu, GpuInstance
 
-_IDLE_MEMORY_MIB = 4  # what the driver keeps of an idle GPU
 _NVIDIA = 0x10DE
 #: nvmlBrandType_t
 _BRANDS = {"Tesla": 2, "NVIDIA RTX": 12, "NVIDIA": 14}
@@ -210,25 +209,6 @@ def pci_info_ext(context: Context, handle: int, version: int) -> Outs:
 # -- state -----------------------------------------------------------------------------------------------------------
 
 
-def _memory(gpu: Gpu, device: ComputeInstance | None) -> tuple[int, int, int, int]:
-    """Total, reserved, free and used bytes."""
-    total = gpu.board.memory_mib if device is None else device.gpu_instance.profile.memory_mib
-    used = _IDLE_MEMORY_MIB
-    return total << 20, 0, total - used << 20, used << 20
-
-
-@nvml("Q", "nvmlDeviceGetMemoryInfo")
-def memory(context: Context, handle: int) -> Outs:
-    total, _, free, used = _memory(*context.any_device(handle))
-    return (u64(total, free, used),)
-
-
-@nvml("QI", "nvmlDeviceGetMemoryInfo_v2")
-def memory_v2(context: Context, handle: int, version: int) -> Outs:
-    # Four bytes of padding follow the version.
-    return (versioned(version, struct.pack("=4x4Q", *_memory(*context.any_device(handle)))),)
-
-
 @nvml("Q", "nvmlDeviceGetBAR1MemoryInfo")
 def bar1(context: Context, handle: int) -> Outs:
     total = 1 << (context.device(handle).board.memory_mib.bit_length() + 20)
@@ -253,12 +233,6 @@ def zero(context: Context, handle: int) -> Outs:
 def persistence(context: Context, handle: int) -> Outs:
     context.device(handle)
     return (u32(1),)
-
-
-@nvml("Q", "nvmlDeviceGetEccMode")
-def ecc(context: Context, handle: int) -> Outs:
-    context.device(handle)
-    return u32(1), u32(1)
 
 
 @nvml("Q", "nvmlDeviceGetPowerUsage")
@@ -412,7 +386,7 @@ def link_remote_type(context: Context, handle: int, link: int) -> Outs:
 # -- processes -------------------------------------------------------------------------------------------------------
 
 _NO_INSTANCE = 0xFFFFFFFF
-_PROCESS_MEMORY = 256 << 20
+_PROCESS_MEMORY = PROCESS_MEMORY_MIB << 20
 
 
 def _processes(context: Context, handle: int) -> list[tuple[int, GpuInstance | None, ComputeInstance | None]]:

@@ -33,6 +33,8 @@ class Controls:
             "reboot": lambda _: machine.reboot(),
             "reset": self._reset,
             "lose": self._lose,
+            "leak": self._leak,
+            "memory-errors": self._memory_errors,
             "stage": self._restage,
         }
 
@@ -87,6 +89,27 @@ class Controls:
 
     def _lose(self, request: dict[str, Any]) -> None:
         self._machine.find(request["gpu"]).lost = True
+
+    def _leak(self, request: dict[str, Any]) -> None:
+        target = self._target(str(request["target"]))
+        mib = int(request["mib"])
+        if mib < 0:
+            raise ControlError(f"expected MiB of memory that leak, found {mib}")
+        match target:
+            case Gpu():
+                if target.mig_current:
+                    raise ControlError("the GPU is cut: name the GPU instance that leaks, GPU/GI")
+                target.leaked_mib[None] = mib
+            case GpuInstance():
+                target.gpu.leaked_mib[target.id] = mib
+            case ComputeInstance():
+                raise ControlError("a compute instance has no memory of its own: name its GPU instance, GPU/GI")
+
+    def _memory_errors(self, request: dict[str, Any]) -> None:
+        gpu = self._machine.find(request["gpu"])
+        gpu.uncorrected_errors = int(request.get("uncorrected", gpu.uncorrected_errors))
+        gpu.remap_pending = bool(request.get("pending", gpu.remap_pending))
+        gpu.remap_failed = bool(request.get("failed", gpu.remap_failed))
 
     def _restage(self, request: dict[str, Any]) -> None:
         root = Path(str(request["root"]))

@@ -28,6 +28,8 @@ COMPUTE_PLACEMENTS: dict[int, dict[int, tuple[int, ...]]] = {
 #: NVML_COMPUTE_INSTANCE_PROFILE_* by compute slices; the profile id is the same number.
 COMPUTE_PROFILE_IDS = {1: 0, 2: 1, 3: 2, 4: 3, 7: 4}
 COMPUTE_INSTANCE_PROFILE_COUNT = 8
+#: What each process is told to use.
+PROCESS_MEMORY_MIB = 256
 
 
 class Registry(Protocol):
@@ -115,6 +117,12 @@ class Gpu:
     #: Where the search for a free GPU instance id goes on, per level of the id tree.
     next_id: dict[int, int] = field(default_factory=dict)
     id_offset: int = 0
+    #: Memory that nobody uses and that is not free, in MiB by GPU instance (``None``: of the whole GPU).
+    leaked_mib: dict[int | None, int] = field(default_factory=dict)
+    uncorrected_errors: int = 0
+    remapped_rows: int = 0
+    remap_pending: bool = False
+    remap_failed: bool = False
 
     # -- what it is --------------------------------------------------------------------------------------------------
 
@@ -183,17 +191,26 @@ class Gpu:
         if any(self.running()):
             raise NvmlError(Code.IN_USE)
         self._drop_instances()
+        self._mend_memory()
         self.mig_current = self.mig_pending
 
     def reboot(self) -> None:
         """What a reboot does: instances and processes go; Ampere keeps its mode, later generations lose it."""
         self._drop_instances()
+        self._mend_memory()
         self.processes.clear()
         self.lost = False
         if self.board.mig is not None and self.board.mig.mode == "ampere":
             self.mig_current = self.mig_pending
         else:
             self.mig_current = self.mig_pending = False
+
+    def _mend_memory(self) -> None:
+        """A pending row is remapped and counters begin anew. A row for which there is no other stays broken."""
+        self.remapped_rows += self.remap_pending
+        self.remap_pending = False
+        self.uncorrected_errors = 0
+        self.leaked_mib.clear()
 
     def _drop_instances(self) -> None:
         for device in self.mig_devices():
@@ -281,6 +298,7 @@ class Gpu:
         if instance.compute_instances or alive(instance.processes):
             raise NvmlError(Code.IN_USE)
         del self.instances[instance.id]
+        self.leaked_mib.pop(instance.id, None)
         self.registry.forget_handle(instance.handle)
 
     # -- compute instances -------------------------------------------------------------------------------------------

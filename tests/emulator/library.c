@@ -346,6 +346,11 @@ GET(nvmlDeviceGetComputeMode, u32)
 GET(nvmlDeviceGetPersistenceMode, u32)
 GET(nvmlDeviceGetPerformanceState, u32)
 GET2(nvmlDeviceGetEccMode, u32)
+API int nvmlDeviceGetTotalEccErrors(Handle device, u32 error, u32 counter, u64 *count)
+{
+    return CALL(IN(device) IN(error) IN(counter), OUT(count));
+}
+GET(nvmlDeviceGetRetiredPagesPendingStatus, u32)
 GET(nvmlDeviceGetPowerUsage, u32)
 GET(nvmlDeviceGetPowerManagementLimit, u32)
 GET(nvmlDeviceGetEnforcedPowerLimit, u32)
@@ -445,6 +450,10 @@ API int nvmlDeviceGetMemoryInfo_v2(Handle device, u32 *info)
     return CALL(IN(device) IN(version), ROOM(info, VERSIONED_ROOM(info)));
 }
 GET(nvmlDeviceGetNumaNodeId, u32)
+API int nvmlDeviceGetRemappedRows(Handle device, u32 *corrected, u32 *uncorrected, u32 *pending, u32 *failed)
+{
+    return CALL(IN(device), OUT(corrected) OUT(uncorrected) OUT(pending) OUT(failed));
+}
 GET_BY(nvmlDeviceGetNvLinkRemoteDeviceType, u32)
 GET_ARRAY(nvmlDeviceGetComputeRunningProcesses_v3, 24)
 GET_ARRAY(nvmlDeviceGetGraphicsRunningProcesses_v3, 24)

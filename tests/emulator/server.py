@@ -15,14 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import calls_device, calls_mig, wire
+from . import calls_device, calls_memory, calls_mig, wire
 from .call import CALLS, Context, Peer, subject
 from .control import ControlError, Controls
 from .errors import Code, NvmlError
 from .machine import Machine
 
 DEFAULT_SOCKET = Path("/run/emulated-gpu/driver.sock")
-_REGISTERED = (calls_device, calls_mig)  # imported for what they register
+_REGISTERED = (calls_device, calls_memory, calls_mig)  # imported for what they register
 _CREDENTIALS = struct.Struct("3i")
 #: A client that does not take its answer must not hold up the others.
 _SEND_TIMEOUT_S = 5.0

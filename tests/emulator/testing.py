@@ -179,6 +179,16 @@ class EmulatedDriver:
         """Let no process hold *target* any more."""
         self.control("idle", target=str(target))
 
+    def leak(self, target: str | int, mib: int) -> None:
+        """Let memory of ``GPU`` or ``GPU/GI`` stay in use by nobody, until a reset."""
+        self.control("leak", target=str(target), mib=mib)
+
+    def memory_errors(
+        self, gpu: int | str, *, uncorrected: int = 0, pending: bool = False, failed: bool = False
+    ) -> None:
+        """Let a GPU have counted uncorrected errors, a row that waits to be remapped, or one that can't be."""
+        self.control("memory-errors", gpu=gpu, uncorrected=uncorrected, pending=pending, failed=failed)
+
     def reboot(self) -> None:
         """What a reboot does to the GPUs; handles of before are invalid."""
         self.control("reboot")
