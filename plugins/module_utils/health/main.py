@@ -153,8 +153,8 @@ def _check(options: argparse.Namespace, outside: Outside) -> int:
     else:
         print(_text(report), file=outside.out)
     if options.drain:
-        _tell_what_is_new(report, outside)
-        _act(report, settings, outside)
+        news = _tell_what_is_new(report, outside)
+        _act(report, settings, outside, news)
     if not report.healthy:
         return EXIT_UNHEALTHY
     return EXIT_HEALTHY if report.complete else EXIT_UNKNOWN
@@ -168,19 +168,24 @@ def _text(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _tell_what_is_new(report: Report, outside: Outside) -> None:
-    """Write the result down, and say what was not in the one before."""
+def _tell_what_is_new(report: Report, outside: Outside) -> bool:
+    """Write the result down, and say what was not in the one before; whether there was anything."""
     path = outside.node.root / RESULT
     text = json.dumps(report.to_dict(), indent=2) + "\n"
     before = _findings_in(path)
-    for check in report.checks:
-        for finding in check.findings:
-            if (check.name, finding.level, finding.subject) not in before:
-                outside.log(f"{finding.level} of {check.name}: {finding}")
+    news = [
+        f"{finding.level} of {check.name}: {finding}"
+        for check in report.checks
+        for finding in check.findings
+        if (check.name, finding.level, finding.subject) not in before
+    ]
+    for line in news:
+        outside.log(line)
     try:
         write(path, text)
     except OSError as error:
         outside.log(f"{path} could not be written: {error.strerror or error}")
+    return bool(news)
 
 
 def _findings_in(path: Path) -> set[tuple[str, str, str]]:
@@ -195,15 +200,16 @@ def _findings_in(path: Path) -> set[tuple[str, str, str]]:
         return set()  # the first one since boot, or none of ours: all is new
 
 
-def _act(report: Report, settings: Settings, outside: Outside) -> None:
+def _act(report: Report, settings: Settings, outside: Outside, news: bool) -> None:
+    """Drain or resume. What was left as it was is said once, and not at every check."""
     try:
         if report.healthy:
-            done = resume(outside.slurm, report, settings.resume)
+            done, changed = resume(outside.slurm, report, settings.resume)
         else:
-            done = drain(outside.slurm, report.node, report.reason)
+            done, changed = drain(outside.slurm, report.node, report.reason)
     except ScontrolError as error:
-        done = f"Slurm was not told: {error}"
-    if done:
+        done, changed = f"Slurm was not told: {error}", True
+    if done and (changed or news):
         outside.log(done)
 
 
@@ -221,7 +227,7 @@ def _drained_for(reason: str, outside: Outside) -> int:
     if not reason:
         return EXIT_HEALTHY
     try:
-        outside.log(drain(outside.slurm, outside.node.name, reason))
+        outside.log(drain(outside.slurm, outside.node.name, reason)[0] or reason)
     except ScontrolError as error:
         outside.log(f"{reason}: Slurm was not told, and drains the node itself: {error}")
     return EXIT_UNHEALTHY

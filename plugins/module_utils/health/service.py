@@ -19,41 +19,41 @@ def ours(node: Node) -> bool:
     return node.drained and node.reason.startswith(MARKER)
 
 
-def drain(slurm: Scontrol, name: str, reason: str) -> str:
-    """Drain a node; what was done, as a sentence.
+def drain(slurm: Scontrol, name: str, reason: str) -> tuple[str, bool]:
+    """Drain a node: a sentence about it, and whether anything was done.
 
     :raises ScontrolError: Slurm does not answer, or does not do it.
     """
     before = slurm.node(name)
     if before.drained and not ours(before):
-        return f"{before}: drained already, and by somebody else, so its reason stays"
+        return f"{before}: drained by somebody else, so its reason stays", False
     if not before.drained and _taken_down(before):
-        return f"{before}: taken down by somebody else, so its reason stays"
+        return f"{before}: taken down by somebody else, so its reason stays", False
     if ours(before) and names_of(before.reason) == names_of(reason):
-        return f"{before}: drained already for this"
+        return f"{before}: drained for this already", False
     slurm.drain(name, reason)
-    return f"node {name} drained: {reason}"
+    return f"node {name} drained: {reason}", True
 
 
-def resume(slurm: Scontrol, report: Report, checks: Sequence[str]) -> str:
+def resume(slurm: Scontrol, report: Report, checks: Sequence[str]) -> tuple[str, bool]:
     """Give a node back that was drained for nothing but *checks* (``all``: for any), when all is well again.
 
-    What was done as a sentence; empty where there was nothing to do.
+    A sentence about it, empty where there is nothing to say, and whether anything was done.
 
     :raises ScontrolError: Slurm does not answer, or does not do it.
     """
     if not checks or not report.healthy or not report.complete:
-        return ""
+        return "", False
     node = slurm.node(report.node)
     if not ours(node):
-        return ""
-    of_others = names_of(node.reason) - set(checks)
+        return "", False
+    others = names_of(node.reason) - set(checks)
     # What a prolog or an epilog found is not looked for by the checks.
-    kept = of_others & {"prolog", "epilog"} if "all" in checks else of_others
+    kept = others & {"prolog", "epilog"} if "all" in checks else others
     if kept:
-        return f"{node}: all is well again, but {', '.join(sorted(kept))} needs somebody to look (resume)"
+        return f"{node}: all is well again, but {', '.join(sorted(kept))} is not to be resumed by itself", False
     slurm.resume(report.node)
-    return f"node {report.node} resumed: all is well again ({node.reason})"
+    return f"node {report.node} resumed: all is well again ({node.reason})", True
 
 
 def _taken_down(node: Node) -> bool:
