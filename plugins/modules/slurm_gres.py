@@ -22,7 +22,7 @@ author:
   - The hpc.compute authors
 options:
   path:
-    description: The file to write. Its directory must exist, except in check mode.
+    description: The file to write, through links. Its directory must exist, except in check mode.
     type: path
     default: /etc/slurm/gres.conf
   autodetect:
@@ -262,6 +262,7 @@ path:
   sample: /etc/slurm/gres.conf
 """
 
+import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -363,8 +364,11 @@ def _result(plan: GresPlan, path: str, root: Path) -> dict[str, Any]:
 
 
 def _write(module: AnsibleModule, text: str) -> tuple[bool, list[dict[str, Any]]]:
-    """Whether the file was or would be changed, and its difference; the file is replaced whole or not at all."""
-    path = Path(module.params["path"])
+    """Whether the file was or would be changed, and its difference; the file is replaced whole or not at all.
+
+    A link stays one: what it points to is replaced.
+    """
+    path = Path(os.path.realpath(module.params["path"]))
     try:
         before = path.read_text(encoding="utf-8")
     except FileNotFoundError:

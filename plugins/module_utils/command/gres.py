@@ -48,8 +48,11 @@ def refresh(inventory: Inventory, root: Path) -> str:
 def write(path: Path, text: str) -> bool:
     """Replace a file as a whole, if it differs; whether it did. Its owner and mode stay; its directory is made.
 
+    A link stays one: what it points to is replaced.
+
     :raises OSError: it can't be written.
     """
+    path = Path(os.path.realpath(path))
     try:
         if path.read_text(encoding="utf-8") == text:
             return False

@@ -10,12 +10,13 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..slurm.hostlist import expand
+
 SLURM_CONF = Path("etc/slurm/slurm.conf")
 SLURMD_OPTIONS = Path("etc/default/slurmd")
 
 _MOST_INCLUDES = 20
 _WORD = re.compile(r"([A-Za-z_]+)\s*=\s*(\"[^\"]*\"|\S+)")
-_RANGE = re.compile(r"\[([^\]]*)\]")
 
 
 class SlurmConfError(Exception):
@@ -38,7 +39,12 @@ def node_gres(root: Path, host: str | None = None) -> str | None:
     for words in _node_lines(path, root):
         if words["nodename"].upper() == "DEFAULT":
             default |= words
-        elif _is_ours(words, name, host):
+            continue
+        try:
+            ours = _is_ours(words, name, host)
+        except ValueError as error:
+            raise SlurmConfError(f"{path}: {error}") from error
+        if ours:
             found = {**default, **words}.get("gres", "")
     return found
 
@@ -94,31 +100,3 @@ def _lines(path: Path, root: Path, depth: int) -> Iterator[str]:
         target = Path(include[1])
         inner = root / target.relative_to("/") if target.is_absolute() else path.parent / target
         yield from _lines(inner, root, depth + 1)
-
-
-def expand(names: str) -> set[str]:
-    """The names of a Slurm host list: ``gpu[01-03,7],login`` are ``gpu01 gpu02 gpu03 gpu7 login``."""
-    found: set[str] = set()
-    for part in re.split(r",(?![^\[]*\])", names):
-        found.update(_expand_one(part.strip()))
-    return found
-
-
-def _expand_one(text: str) -> Iterator[str]:
-    match = _RANGE.search(text)
-    if match is None:
-        yield text
-        return
-    for piece in match[1].split(","):
-        first, dash, last = piece.partition("-")
-        numbers = [first] if not dash else _numbers(first, last)
-        for number in numbers:
-            yield from _expand_one(text[: match.start()] + number + text[match.end() :])
-
-
-def _numbers(first: str, last: str) -> Iterator[str]:
-    # A list of more hosts than a cluster can have is a mistake that must not take all memory.
-    if not (first.isdecimal() and last.isdecimal()) or int(last) - int(first) > 100_000:
-        return
-    for number in range(int(first), int(last) + 1):
-        yield str(number).zfill(len(first))

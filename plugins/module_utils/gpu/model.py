@@ -18,10 +18,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import cache
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 #: Layout of the dictionaries made by :meth:`Inventory.to_dict`; raised when a field changes its meaning.
 INVENTORY_SCHEMA = 1
+
+# More than any board has: a number beyond it is a mistake that must not take all memory.
+_MOST_SLOTS = 256
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,8 @@ class Inventory:
     def from_dict(cls, data: Mapping[str, Any]) -> Inventory:
         """Rebuild an inventory from :meth:`to_dict`'s form, such as a recorded ``gpu_info`` result.
 
-        :raises ValueError: the data has another schema, or a field is missing or unknown; the message names it.
+        :raises ValueError: the data has another schema, or a field is missing, unknown or of another kind than it was
+            recorded; the message names it.
         """
         if not isinstance(data, Mapping):
             raise ValueError(f"expected a GPU inventory as a dictionary, found {type(data).__name__}")
@@ -152,34 +161,72 @@ class Inventory:
                 "record it again with the gpu_info module of this version of the collection"
             )
         try:
-            return cls(
-                gpus=tuple(_gpu(entry) for entry in data["gpus"]),
-                nvswitch_count=data["nvswitch_count"],
-                driver_version=data["driver_version"],
-                nvml_version=data["nvml_version"],
-                problems=tuple(Problem(**entry) for entry in data["problems"]),
+            return _typed(
+                cls(
+                    gpus=tuple(_gpu(entry) for entry in data["gpus"]),
+                    nvswitch_count=data["nvswitch_count"],
+                    driver_version=data["driver_version"],
+                    nvml_version=data["nvml_version"],
+                    problems=tuple(_typed(Problem(**entry)) for entry in data["problems"]),
+                )
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no GPU inventory of schema {INVENTORY_SCHEMA}: {error}") from error
 
 
 def _gpu(data: Mapping[str, Any]) -> Gpu:
     plain = dict(data)
-    plain["mig"] = MigState(**plain["mig"])
+    plain["mig"] = _typed(MigState(**plain["mig"]))
     plain["gpu_instances"] = tuple(_gpu_instance(entry) for entry in plain["gpu_instances"])
     plain["device_files"] = tuple(plain["device_files"])
     plain["nvlink_peers"] = dict(plain["nvlink_peers"])
-    return Gpu(**plain)
+    return _typed(Gpu(**plain))
 
 
 def _gpu_instance(data: Mapping[str, Any]) -> GpuInstance:
     plain = dict(data)
-    plain["placement"] = Placement(**plain["placement"])
+    place = _typed(Placement(**plain["placement"]))
+    if not (0 <= place.start < _MOST_SLOTS and 0 <= place.size < _MOST_SLOTS):
+        raise ValueError(f"expected a placement in the memory slots of a board, found {place}")
+    plain["placement"] = place
     plain["compute_instances"] = tuple(
-        ComputeInstance(**{**entry, "device_files": tuple(entry["device_files"])})
+        _typed(ComputeInstance(**{**entry, "device_files": tuple(entry["device_files"])}))
         for entry in plain["compute_instances"]
     )
-    return GpuInstance(**plain)
+    return _typed(GpuInstance(**plain))
+
+
+_T = TypeVar("_T", bound="DataclassInstance")
+
+
+def _typed(value: _T) -> _T:
+    """*value*, whose fields are of the types that they are declared with: data from elsewhere may hold anything.
+
+    :raises ValueError: one is not.
+    """
+    for name, hint in _hints(type(value)).items():
+        found = getattr(value, name)
+        if not _fits(found, hint):
+            wanted = getattr(hint, "__name__", None) or str(hint).replace("collections.abc.", "")
+            raise ValueError(f"expected {name} to be {wanted}, found {found!r:.80}")
+    return value
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    parts = get_args(hint)
+    if isinstance(hint, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(entry, parts[0]) for entry in value)
+    if get_origin(hint) is Mapping:
+        return all(_fits(key, parts[0]) and _fits(entry, parts[1]) for key, entry in value.items())
+    # to Python a bool is a number
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
 def _listed(value: Any) -> Any:

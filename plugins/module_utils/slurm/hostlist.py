@@ -82,7 +82,8 @@ def _expand_one(part: str) -> Iterator[str]:
         return
     for piece in match[1].split(","):
         first, dash, last = piece.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) - int(first) > MOST_HOSTS:
+        numbers = first.isdecimal() and (not dash or last.isdecimal())
+        if not numbers or not 0 <= int(last or first) - int(first) <= MOST_HOSTS:
             raise ValueError(f"expected numbers in the brackets of a host list, found {part!r}")
         for number in range(int(first), int(last or first) + 1):
             yield from _expand_one(part[: match.start()] + str(number).zfill(len(first)) + part[match.end() :])

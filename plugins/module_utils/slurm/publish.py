@@ -110,10 +110,11 @@ def _files(path: Path, depth: int = 0) -> Iterator[tuple[Path, str]]:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Replace a file as a whole; its owner and mode stay.
+    """Replace a file as a whole; its owner and mode stay. A link stays one: what it points to is replaced.
 
     :raises OSError: it can't be written; the old one is still there.
     """
+    path = Path(os.path.realpath(path))
     status = path.stat()
     fresh = path.with_name(f".{path.name}.hpc-compute-new")
     try:

@@ -62,3 +62,11 @@ def test_other_devices_than_slurm_expects_are_refused_before_anything_is_written
         refresh(_CUT, root)
     assert not (root / "etc/slurm/gres.conf").exists()
     assert not (root / UUID_MAP).exists()
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    root = _root(tmp_path, gres="gpu:nvidia_a100_1g.5gb:2")
+    (root / "etc/slurm/gres.conf").symlink_to("../gres.conf")
+    refresh(_CUT, root)
+    assert (root / "etc/slurm/gres.conf").is_symlink()
+    assert "AutoDetect=nvml" in (root / "etc/gres.conf").read_text()

@@ -51,7 +51,7 @@ def test_brackets_anywhere() -> None:
     assert expand("r[1-2]n[01-02]-ib,login") == ["r1n01-ib", "r1n02-ib", "r2n01-ib", "r2n02-ib", "login"]
 
 
-@pytest.mark.parametrize("text", ["", "a,,b", "n[1-", "n1]", "n[a-b]", "n[1-x]", "n[]"])
+@pytest.mark.parametrize("text", ["", "a,,b", "n[1-", "n1]", "n[a-b]", "n[1-x]", "n[]", "n[4-1]"])
 def test_what_is_no_list_is_told(text: str) -> None:
     with pytest.raises(ValueError, match="host list"):
         expand(text)
@@ -60,6 +60,8 @@ def test_what_is_no_list_is_told(text: str) -> None:
 def test_lists_without_end_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="host list"):
         expand("n[1-99999999999]")
+    with pytest.raises(ValueError, match="hosts at most"):
+        expand("r[1-150000]n[1-150000]")
     monkeypatch.setattr(hostlist, "MOST_HOSTS", 10)
     with pytest.raises(ValueError, match="10 hosts at most"):
         expand("n[1-6],m[1-6]")

@@ -246,3 +246,14 @@ def test_sharing(run: Run, tmp_path: Path) -> None:
     result = run(machine(gpu(0)), mps={"*": "much"})
     assert result["failed"]
     assert "mps of *: expected a number for each GPU, found 'much'" in result["msg"]
+
+
+def test_a_link_stays_one(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "gres.conf").symlink_to("shared/gres.conf")
+    first = run(machine(gpu(0)), mode="0640")
+    assert first["changed"]
+    assert (tmp_path / "gres.conf").is_symlink()
+    assert "AutoDetect=nvml" in (tmp_path / "shared/gres.conf").read_text()
+    assert (tmp_path / "shared/gres.conf").stat().st_mode & 0o777 == 0o640
+    assert not run(machine(gpu(0)), mode="0640")["changed"]

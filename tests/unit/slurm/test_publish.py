@@ -95,3 +95,12 @@ def test_files_that_include_each_other(conf: Path) -> None:
     (conf.parent / "nodes.conf").write_text("include slurm.conf\n")
     with pytest.raises(PublishError, match="without end"):
         publish(conf, {"a": ""})
+
+
+def test_a_link_stays_one(conf: Path) -> None:
+    (conf.parent / "shared").mkdir()
+    conf.rename(conf.parent / "shared/slurm.conf")
+    conf.symlink_to("shared/slurm.conf")
+    assert publish(conf, {"c": "gpu:z:9"}).changed
+    assert conf.is_symlink()
+    assert "gpu:z:9" in (conf.parent / "shared/slurm.conf").read_text()
