@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from . import archive, debs, mounts
@@ -39,7 +39,8 @@ PACKAGES = (
 KERNEL_PACKAGES = ("linux-image-amd64", "linux-image-cloud-amd64")
 CONTROLLER_PACKAGES = ("munge", "slurm-client", "slurmctld")
 USER = "debian"
-_FILES = {
+#: Masked where there is no text.
+FILES: Mapping[str, str | None] = {
     # apt runs when a playbook says so, not when a timer fires in the middle of a test
     "etc/systemd/system/apt-daily.timer": None,
     "etc/systemd/system/apt-daily-upgrade.timer": None,
@@ -61,7 +62,7 @@ def ensure() -> Path:
     :raises RigError: it cannot be built; the message carries the end of the log.
     """
     source = archive.of_this_machine()
-    recipe = repr((PACKAGES, sorted(_FILES.items(), key=str), source, "1"))
+    recipe = repr((PACKAGES, sorted(FILES.items(), key=str), source, "1"))
     return cached("debian", recipe, lambda root, log: _build(root, source, log))
 
 
@@ -120,13 +121,18 @@ def bootstrap(root: Path, packages: Sequence[str], source: Archive, log: Path) -
     os.utime(root / "var/lib/apt/lists", (0, 0))
 
 
-def _build(root: Path, source: Archive, log: Path) -> None:
-    bootstrap(root, PACKAGES, source, log)
-    for path, text in _FILES.items():
+def write_files(root: Path, files: Mapping[str, str | None]) -> None:
+    """Write *files*, texts by path; a unit without text is masked."""
+    for path, text in files.items():
         if text is None:
             (root / path).symlink_to("/dev/null")
         else:
             _write(root, path, text)
+
+
+def _build(root: Path, source: Archive, log: Path) -> None:
+    bootstrap(root, PACKAGES, source, log)
+    write_files(root, FILES)
     for key in (root / "etc/ssh").glob("ssh_host_*"):
         key.unlink()  # each node gets the one the rig knows
     run(["chroot", root, "useradd", "--create-home", "--shell", "/bin/bash", USER])
