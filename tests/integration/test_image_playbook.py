@@ -22,6 +22,8 @@ _VARIABLES = {
     "slurm_compute_cluster_name": "imagetest",
     "slurm_compute_controllers": ["imagectl"],
     "slurm_compute_munge_key": _SECRET,
+    # a second run must find the machine as the first one left it, logs and all
+    "image_seal_enabled": False,
 }
 
 

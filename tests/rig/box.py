@@ -118,7 +118,7 @@ def _check(file: Path) -> None:
     with file.open("rb") as handle:
         found = hashlib.file_digest(handle, "sha256").hexdigest()
     if found != wanted:
-        raise RigError(f"expected sha256 {wanted} for {file}, found {found}: delete it, and the next run builds it anew")
+        raise RigError(f"expected sha256 {wanted} for {file}, found {found}: delete it, a new one is built then")
 
 
 def _sum(file: Path) -> Path:

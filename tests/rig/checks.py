@@ -78,7 +78,7 @@ def run_vm() -> int:
         "HPC_COMPUTE_REPORT": str(_REPORTS / "molecule-libvirt.xml"),
     }
     heading("Tests in virtual machines")
-    command = [VENV / "bin/molecule", "test", "--scenario-name", "libvirt"]
+    command: list[str | Path] = [VENV / "bin/molecule", "test", "--scenario-name", "libvirt"]
     passed, failed, _ = _run(Check("molecule libvirt", command, report="molecule-libvirt", variables=variables))
     print(f"\nAll of it took {time.monotonic() - start:.0f} s; logs and reports are in {_REPORTS}.")
     print(f"{passed} passed, {failed} failed")

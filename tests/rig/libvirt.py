@@ -14,7 +14,7 @@ from .process import RigError, run, wait_for
 _QEMU = "qemu-system-x86_64"
 _SYSTEM = ("virsh", "--connect", "qemu:///system")
 _SETTINGS = Path("/etc/libvirt/qemu.conf")
-_OWN_USER = '\n# "./run test vm": machines run as root here, where libvirt itself was started by hand\nuser = "root"\ngroup = "root"\n'
+_OWN_USER = '\n# "./run test vm" started libvirt by hand; machines run as root\nuser = "root"\ngroup = "root"\n'
 
 
 @dataclass(frozen=True)
