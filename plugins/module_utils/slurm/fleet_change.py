@@ -4,7 +4,8 @@
 
 Seen with Slurm 24.11.5: ``scontrol reconfigure`` takes over added, removed and changed nodes, and new ``GresTypes``: it
 starts a new controller with the new files and keeps the old one when that fails. It also kills each job with GPUs on a
-node whose count of GPUs changed, up or down ("gres/gpu count mismatch on node"), so such nodes must be drained first.
+node whose count of GPUs changed, up or down ("gres/gpu count mismatch on node"), and takes each job from a node whose
+cores changed ("due to node failure"), so such nodes must be drained first. Other memory leaves jobs alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _WORD = re.compile(r"([A-Za-z_]+)\s*=\s*(\"[^\"]*\"|\S+)")
 #: Keys of nodes.conf beside those of nodes, which a reconfiguration takes over.
 _TAKEN_OVER = ("grestypes", "accountingstoragetres")
 #: Keys of a node's line that say where it is and not what jobs get there.
-_HARMLESS = ("nodeaddr", "nodehostname", "feature", "weight", "reason", "state", "bcastaddr", "port")
+#: Memory that is less than what jobs have been given is made good when they end.
+_HARMLESS = ("nodeaddr", "nodehostname", "feature", "weight", "reason", "state", "bcastaddr", "port", "realmemory")
 
 
 @dataclass(frozen=True)

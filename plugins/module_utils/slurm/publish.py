@@ -19,6 +19,7 @@ from pathlib import Path
 
 from .node_lines import Edited, NodeLineError, set_gres
 
+INCLUDE = re.compile(r"(?im)^[ \t]*include[ \t]+(\S+)")
 _MOST_INCLUDES = 20
 
 
@@ -57,7 +58,7 @@ def publish(
     :raises PublishError: a node has no line, a file can't be read or written. Nothing was changed.
     :raises Exception: what *reconfigure* raised, after the old files came back. The controller still runs with those.
     """
-    with _locked(path, check):
+    with locked(path, check):
         plan = _plan(path, wanted)
         if check or not plan.changed:
             return plan
@@ -80,7 +81,7 @@ def publish(
 def _plan(path: Path, wanted: Mapping[str, str]) -> Published:
     changes = []
     before: dict[str, str] = {}
-    for file, text in _files(path):
+    for file, text in conf_files(path):
         try:
             edited: Edited = set_gres(text, wanted)
         except NodeLineError as error:
@@ -97,30 +98,42 @@ def _plan(path: Path, wanted: Mapping[str, str]) -> Published:
     return Published(tuple(changes), before)
 
 
-def _files(path: Path, depth: int = 0) -> Iterator[tuple[Path, str]]:
+def conf_files(
+    path: Path, *, skip: Path | None = None, instead: Mapping[Path, str] | None = None, depth: int = 0
+) -> Iterator[tuple[Path, str]]:
+    """A slurm.conf and all files that it includes, each with its text.
+
+    :param skip: a file that is passed over, and need not be there.
+    :param instead: texts that count in place of those on the disk.
+    :raises PublishError: one can't be read.
+    """
     if depth > _MOST_INCLUDES:
         raise PublishError(f"{path}: files include each other without end")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = instead[path] if instead and path in instead else path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PublishError(f"expected a readable text file, found {path}: {error}") from error
     yield path, text
-    for found in re.finditer(r"(?im)^[ \t]*include[ \t]+(\S+)", text):
-        yield from _files(path.parent / found[1], depth + 1)
+    for name in INCLUDE.findall(text):
+        if path.parent / name != skip:
+            yield from conf_files(path.parent / name, skip=skip, instead=instead, depth=depth + 1)
 
 
 def replace_file(path: Path, text: str) -> None:
     """Replace a file as a whole; its owner and mode stay. A link stays one: what it points to is replaced.
 
+    A new one is for all to read.
+
     :raises OSError: it can't be written; the old one is still there.
     """
     path = Path(os.path.realpath(path))
-    status = path.stat()
+    status = path.stat() if path.exists() else None
     fresh = path.with_name(f".{path.name}.hpc-compute-new")
     try:
         with fresh.open("w", encoding="utf-8") as file:
-            os.fchown(file.fileno(), status.st_uid, status.st_gid)
-            os.fchmod(file.fileno(), status.st_mode & 0o7777)
+            if status is not None:
+                os.fchown(file.fileno(), status.st_uid, status.st_gid)
+            os.fchmod(file.fileno(), status.st_mode & 0o7777 if status is not None else 0o644)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -131,8 +144,11 @@ def replace_file(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _locked(path: Path, check: bool) -> Iterator[None]:
-    """Two changes at a time would each write the file without the other's line."""
+def locked(path: Path, check: bool) -> Iterator[None]:
+    """Two changes at a time would each write the file without the other's line.
+
+    :raises PublishError: there is no folder of *path*.
+    """
     if check:
         yield
         return

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .control import Completed, Runner
-from .states import HOLDING, Job, Node, StateError, parse_jobs, parse_node
+from .hostlist import expand
+from .states import HOLDING, Job, Node, StateError, parse_jobs, parse_node, parse_nodes
 
 # What the commands print when no controller answers, be it that it starts, or that a reconfigured one takes over.
 _SILENT = (
@@ -63,6 +64,32 @@ class Scontrol:
         except StateError as error:
             raise ScontrolError(str(error)) from error
 
+    def nodes(self) -> dict[str, Node]:
+        """All nodes by name, as the controller has them.
+
+        :raises ScontrolError: see there.
+        """
+        try:
+            return parse_nodes(self._ask(["scontrol", "show", "nodes", "--json"]))
+        except StateError as error:
+            raise ScontrolError(str(error)) from error
+
+    def nodes_with_jobs(self) -> set[str]:
+        """The nodes of which jobs hold a part.
+
+        :raises ScontrolError: see there.
+        """
+        said = self._ask(["squeue", "--noheader", f"--states={','.join(HOLDING)}", "--format=%N"])
+        try:
+            return {node for line in said.split() for node in expand(line)}
+        except ValueError as error:
+            raise ScontrolError(f"expected host lists from squeue, found {error}") from error
+
+    def answers(self) -> bool:
+        """Whether a controller answers now. It is asked once."""
+        done = self.run(["scontrol", "ping"])
+        return " is UP" in done.stdout
+
     def drain(self, name: str, reason: str) -> None:
         """Let no new job start there. Running ones go on.
 
@@ -96,6 +123,13 @@ class Scontrol:
         :raises ScontrolError: see there; why the controller refused is in its log.
         """
         self._ask(["scontrol", "reconfigure"])
+
+    def wait_until_answers(self) -> None:
+        """Wait for a controller that has just been told to start anew.
+
+        :raises ScontrolError: none answers.
+        """
+        self._ask(["scontrol", "show", "config"])
 
     def _ask(self, command: Sequence[str]) -> str:
         end = self.clock() + self.patience_s

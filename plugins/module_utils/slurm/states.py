@@ -96,11 +96,25 @@ def parse_node(text: str, name: str) -> Node:
     found = [entry for entry in _entries(text, "nodes") if entry.get("name") == name]
     if not found:
         raise StateError(f"expected a node {name} in Slurm's configuration, found none by that name")
+    return _node(found[0])
+
+
+def parse_nodes(text: str) -> dict[str, Node]:
+    """The nodes in the output of ``scontrol show nodes --json``, by name.
+
+    :raises StateError: the text is none of Slurm 24.11's.
+    """
+    nodes = [_node(entry) for entry in _entries(text, "nodes")]
+    return {node.name: node for node in nodes}
+
+
+def _node(entry: Mapping[str, Any]) -> Node:
     try:
-        entry = found[0]
-        return Node(name, frozenset(map(str, entry["state"])), str(entry["reason"]), _plain(str(entry["gres"])))
+        states = frozenset(map(str, entry["state"]))
+        return Node(str(entry["name"]), states, str(entry["reason"]), _plain(str(entry["gres"])))
     except (KeyError, TypeError) as error:
-        raise StateError(f"expected state, reason and gres of node {name} in Slurm's JSON, found {found[0]}") from error
+        name = entry.get("name", "without a name")
+        raise StateError(f"expected state, reason and gres of node {name} in Slurm's JSON, found {entry}") from error
 
 
 def parse_jobs(text: str) -> list[Job]:

@@ -7,7 +7,9 @@ from ansible_collections.hpc.compute.plugins.module_utils.slurm.fleet import (
     FleetError,
     FleetFiles,
     fleet_files,
+    is_ours,
     read_facts,
+    read_files,
 )
 
 _GRES = "gpu:nvidia_h100_80gb_hbm3:8"
@@ -105,3 +107,31 @@ def test_two_hosts_of_one_name_are_told() -> None:
 def test_gres_that_slurm_cannot_read_is_told_with_the_node() -> None:
     with pytest.raises(FleetError, match=r"node n2: Gres entry 'gpu:1g\.5gb'"):
         _files(_facts("n1"), _facts("n2", "gpu:1g.5gb"))
+
+
+def test_files_are_read_as_they_were_made() -> None:
+    facts: list[dict[str, object]] = [
+        {"node_line": f"NodeName=n{number} NodeHostname=h{number} NodeAddr=10.0.0.{number} CPUs=8 Gres=gpu:a:1"}
+        for number in (1, 2, 3)
+    ]
+    own: dict[str, object] = {"node_line": 'NodeName=s1 CPUs=8 Gres=gpu:x:2 Reason="to be tested"', "autodetect": "off"}
+    files = _files(*facts, own, settings=True)
+    nodes = read_files(files.nodes_conf, files.gres_conf)
+    assert list(nodes) == ["n1", "n2", "n3", "s1"]
+    assert nodes["n2"] == read_facts("n2", facts[1])
+    assert nodes["s1"] == read_facts("s1", own)
+    assert fleet_files(nodes.values()) == files
+    assert read_files("", "") == {}
+
+
+def test_files_that_cannot_be_read_are_told() -> None:
+    with pytest.raises(FleetError, match="as many addresses as names"):
+        read_files("NodeName=n[1-3] NodeAddr=x[1-2]\n", "")
+    with pytest.raises(FleetError, match="host list"):
+        read_files("NodeName=n[1-3 CPUs=3\n", "")
+
+
+def test_whose_files_they_are() -> None:
+    assert is_ours("")
+    assert is_ours(_files(_facts("n1")).nodes_conf)
+    assert not is_ours("NodeName=n1\n")

@@ -66,3 +66,8 @@ def test_settings() -> None:
 def test_lists_that_cannot_be_read_are_told() -> None:
     with pytest.raises(ValueError, match="host list"):
         classify(_OLD, "NodeName=n[1- CPUs=1\n")
+
+
+def test_other_memory_leaves_jobs_alone() -> None:
+    old = _OLD.replace("CPUs=8", "CPUs=8 RealMemory=1000")
+    assert classify(old, old.replace("RealMemory=1000", "RealMemory=990")) == FleetChange("reconfigure")
