@@ -102,7 +102,8 @@ def _problems(gpu: pci.PciFunction, neighbours: tuple[Neighbour, ...]) -> Iterat
             "not_vfio",
             f"expected the GPU {gpu.address} to be bound to {DRIVER}, found {gpu.kernel_driver or 'no driver'}: bind "
             f"it at boot (in /etc/modprobe.d: options {DRIVER} ids={pci.NVIDIA_VENDOR_ID}:{gpu.device_id}, and "
-            f"softdep nvidia pre: {DRIVER}; then update-initramfs -u), or now: driverctl set-override {gpu.address} {DRIVER}",
+            f"softdep nvidia pre: {DRIVER}; then update-initramfs -u), or now: "
+            f"driverctl set-override {gpu.address} {DRIVER}",
             gpu.address,
         )
     if others := [other for other in neighbours if other.kernel_driver not in (None, DRIVER)]:
@@ -110,8 +111,8 @@ def _problems(gpu: pci.PciFunction, neighbours: tuple[Neighbour, ...]) -> Iterat
         yield Problem(
             "group_shared",
             f"expected nothing of the host in IOMMU group {gpu.iommu_group} of the GPU {gpu.address}, found {named}: "
-            f"bind them to {DRIVER} too, which the host then loses, or use a slot with a group of its own (a switch without "
-            "access control services puts its slots into one group)",
+            f"bind them to {DRIVER} too, which the host then loses, or use a slot with a group of its own (a switch "
+            "without access control services puts its slots into one group)",
             gpu.address,
         )
 
