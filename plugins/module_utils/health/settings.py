@@ -62,7 +62,7 @@ class Settings:
     xids: Mapping[int, Action] = field(default_factory=dict)
     uncorrected_errors: int = 0
     memory_available_mib: int = 0
-    driver_timeout: float = 20.0
+    driver_timeout: float = 30.0
     mount_timeout: float = 10.0
     resume: tuple[str, ...] = ()
     kernel_log: str = "journal"
