@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..slurm.static import UUID_MAP
 
-_STEP = re.compile(r"/job_(\d+)(?:/|$)")
+_STEP = re.compile(r"/job_(\d+)(?:/|$)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
