@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..command.slurm_conf import expand
+from ..slurm.hostlist import expand
 from .model import Finding, fault, note
 from .settings import Disk
 
@@ -143,7 +143,7 @@ def clock(adjtimex: Callable[[ctypes.Array[ctypes.c_char]], int] | None = None) 
 def gres_files(root: Path, node: str) -> list[str]:
     """The device files that gres.conf names for this node, in order; none where it leaves them to detection.
 
-    :raises OSError: there is a gres.conf that can't be read.
+    :raises OSError, ValueError: there is a gres.conf that can't be read.
     """
     for place in _GRES_CONF:
         if (root / place).exists():
@@ -158,8 +158,7 @@ def _files(text: str, node: str) -> Iterator[str]:
         if "nodename" in words and node not in expand(words["nodename"]):
             continue
         for key in ("file", "multiplefiles"):
-            # A host list gives no order; the files of one line are told together anyway.
-            yield from sorted(expand(words[key])) if key in words else ()
+            yield from expand(words[key]) if key in words else ()
 
 
 def missing_files(paths: Iterable[str], root: Path) -> list[str]:

@@ -117,7 +117,11 @@ def test_clock() -> None:
     seen: list[bytes] = []
 
     def adjtimex(state: int) -> Callable[[ctypes.Array[ctypes.c_char]], int]:
-        return lambda buffer: bool(seen.append(buffer.raw)) or state
+        def answer(buffer: ctypes.Array[ctypes.c_char]) -> int:
+            seen.append(buffer.raw)
+            return state
+
+        return answer
 
     assert machine.clock(adjtimex(0)) == []
     assert machine.clock(adjtimex(-1)) == []
@@ -142,7 +146,7 @@ def test_files_that_gres_conf_names(tmp_path: Path) -> None:
     assert machine.gres_files(tmp_path, "n1") == ["/dev/served"]
     write(tmp_path / "etc/slurm/gres.conf", GRES)
     shared = ["/dev/nvidia0", "/dev/nvidia1"]
-    assert machine.gres_files(tmp_path, "n1") == [*shared, "/dev/cap1", "/dev/cap2", "/dev/nvidia2"]
+    assert machine.gres_files(tmp_path, "n1") == [*shared, "/dev/nvidia2", "/dev/cap1", "/dev/cap2"]
     assert machine.gres_files(tmp_path, "n3") == [*shared, "/dev/nvidia7"]
     assert machine.gres_files(tmp_path, "n4") == shared
 

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import syslog
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import Any
 
 import pytest
 from ansible_collections.hpc.compute.plugins.module_utils.command.bundle import NODE_HEALTH, bundle
-from ansible_collections.hpc.compute.plugins.module_utils.health import hooks
 from ansible_collections.hpc.compute.plugins.module_utils.health import main as main_file
 from ansible_collections.hpc.compute.plugins.module_utils.health.main import RESULT, Outside, main, run_command
 from ansible_collections.hpc.compute.plugins.module_utils.health.model import (
@@ -185,10 +185,6 @@ def test_a_fault_before_or_after_a_job(program: Program, hook: str) -> None:
     assert (program.out, program.err) == ("", "")
 
 
-def test_the_hooks_are_the_real_ones() -> None:
-    assert (main_file.prolog, main_file.epilog) == (hooks.prolog, hooks.epilog)
-
-
 def test_acknowledge(program: Program) -> None:
     assert program("acknowledge") == 0
     assert program.said == ["the Xids in the kernel log so far were acknowledged"]
@@ -223,7 +219,7 @@ def test_commands_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_journal_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[Any] = []
-    monkeypatch.setattr(main_file.syslog, "syslog", lambda level, text: lines.append(text))
+    monkeypatch.setattr(syslog, "syslog", lambda level, text: lines.append(text))
     main_file.to_journal("one\n  two")
     assert lines == ["one two"]
 

@@ -60,7 +60,12 @@ def test_an_answer_without_end_is_none(tmp_path: Path, monkeypatch: pytest.Monke
 def undead(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Processes that can't be killed, as one that the kernel holds."""
     left: list[int] = []
-    monkeypatch.setattr(probe_file, "_gone", lambda pid: bool(left.append(pid)))
+
+    def stays(pid: int) -> bool:
+        left.append(pid)
+        return False
+
+    monkeypatch.setattr(probe_file, "_gone", stays)
     monkeypatch.setattr(os, "kill", lambda pid, number: None)
     yield left
     monkeypatch.undo()

@@ -143,6 +143,33 @@ def test_one_node_in_static_mode_gives_all_the_task_prolog(write: Write) -> None
     assert prolog in write({"n1": {"slurm_compute_task_prolog": "/site"}}, "slurm.conf.j2")["n1"].splitlines()
 
 
+def test_slurm_runs_the_health_checks_unless_they_are_off_or_the_sites_own(write: Write) -> None:
+    lines = write({"n1": {"slurm_compute_node_health_interval": 60}}, "slurm.conf.j2")["n1"].splitlines()
+    for line in (
+        "Prolog=/usr/libexec/hpc-compute/prolog",
+        "Epilog=/usr/libexec/hpc-compute/epilog",
+        "HealthCheckProgram=/usr/libexec/hpc-compute/health-check",
+        "HealthCheckInterval=60",
+        "SchedulerParameters=nohold_on_prolog_fail",
+    ):
+        assert line in lines
+    programs = ROLES / "slurm_compute/files/libexec"
+    assert all((programs / name).stat().st_mode & 0o111 for name in ("prolog", "epilog", "health-check"))
+    own = {"slurm_compute_slurm_conf": {"Prolog": "/site/prolog", "SchedulerParameters": None}}
+    text = write({"n1": own}, "slurm.conf.j2")["n1"]
+    assert "Prolog=/site/prolog" in text.splitlines()
+    assert "SchedulerParameters" not in text
+    text = write({"n1": {"slurm_compute_node_health": False}}, "slurm.conf.j2")["n1"]
+    assert not [word for word in ("Prolog=", "Epilog=", "HealthCheck", "SchedulerParameters") if word in text]
+
+
+def test_a_log_at_another_place_is_rotated(write: Write) -> None:
+    own = {"slurm_compute_slurm_conf": {"SlurmdLogFile": "/srv/log/slurmd.%n.log"}}
+    text = write({"n1": own}, "logrotate.j2")["n1"]
+    assert "\n/srv/log/slurmd.n1.log {\n" in text
+    assert "--signal=USR2 slurmd.service" in text
+
+
 def test_the_kinds_of_gres_of_all_nodes_are_known(write: Write) -> None:
     shards = {
         "gres": "gpu:l40s:2,shard:8",

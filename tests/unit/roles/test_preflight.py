@@ -100,6 +100,22 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"slurm_compute_slurm_conf": {"AccountingStorageTRES": ["gres/gpu"]}},
         r"slurmctld starts only beside AccountingStorageType",
     ),
+    "health-key": (
+        {"slurm_compute_node_health_settings": {"disk": [], "checks": {"mount": "off"}}},
+        r"settings has keys or checks that mean nothing: disk, mount\. Known keys: checks, disks",
+    ),
+    "health-program": (
+        {
+            "slurm_compute_prolog_programs": ["/nonexistent/a"],
+            "slurm_compute_epilog_programs": ["/etc/debian_version~"],
+        },
+        r"not so: /nonexistent/a, /etc/debian_version~, /etc/debian_version~\.",
+    ),
+    "health-off": (
+        {"slurm_compute_node_health": False, "slurm_compute_prolog_programs": ["/etc/hostname"]},
+        r"are run by the role's own prolog and epilog, which slurm_compute_node_health",
+    ),
+    "respelt-health": ({"slurm_compute_slurm_conf": {"prolog": "/x"}}, r"twice: prolog\."),
     "twice": ({"slurm_compute_partitions": [{"name": "a"}, {"name": "a"}]}, r"names a partition twice: a, a"),
     "nodes": ({"slurm_compute_partitions": [{"name": "a", "nodes": "n1"}]}, r"a list of node names; not so in a\."),
     "bookworm": ({}, r"made for Debian 13.*bookworm is Debian 12"),
@@ -124,6 +140,10 @@ FINE: dict[str, dict[str, Any]] = {
         "slurm_compute_slurm_conf": {"TaskProlog": None},
     },
     "prolog-of-the-site": {"slurm_compute_slurm_conf": {"TaskProlog": "/opt/site/prolog"}},
+    "health": {
+        "slurm_compute_node_health_settings": {"checks": {"clock": "off"}, "mounts": ["/home"]},
+        "slurm_compute_prolog_programs": ["/etc/hostname"],
+    },
     "null": {
         "slurm_compute_slurm_conf": {"DefMemPerCPU": None},
         "slurm_compute_cgroup_conf": {"ConstrainSwapSpace": None},
