@@ -24,6 +24,8 @@ _VARIABLES = {
     "slurm_compute_munge_key": _SECRET,
     # a second run must find the machine as the first one left it, logs and all
     "image_seal_enabled": False,
+    # no kernel here to build it for; its own test has that
+    "nvidia_gpu_drivers_enabled": False,
 }
 
 

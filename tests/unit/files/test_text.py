@@ -1,0 +1,119 @@
+# Copyright: The hpc.compute authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Small files of a role: looked at before the first is written, each whole or as it was."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.hpc.compute.plugins.module_utils.files.text import Change, FileError, TextFile, changes, write
+from ansible_collections.hpc.compute.plugins.modules import text_files
+
+
+def test_written_with_directories_and_mode(tmp_path: Path) -> None:
+    wanted = TextFile(tmp_path / "a/b/script", "#!/bin/sh\n", 0o755)
+    (change,) = changes([wanted])
+    assert change == Change(wanted, None)
+    write(change)
+    assert (wanted.path.read_text(), wanted.path.stat().st_mode & 0o7777) == ("#!/bin/sh\n", 0o755)
+    assert changes([wanted]) == []
+    assert [path.name for path in wanted.path.parent.iterdir()] == ["script"]
+
+
+def test_text_and_mode_differ(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+    path.chmod(0o600)
+    (change,) = changes([TextFile(path, "new")])
+    assert (change.before, change.mode_before) == ("old", 0o600)
+    path.write_text("new")
+    (change,) = changes([TextFile(path, "new")])
+    write(change)
+    assert path.stat().st_mode & 0o7777 == 0o644
+
+
+def test_removed(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    assert changes([TextFile(path, None)]) == []
+    path.write_text("old")
+    (change,) = changes([TextFile(path, None)])
+    write(change)
+    assert not path.exists()
+
+
+def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    for name in ("folder", "link"):
+        with pytest.raises(FileError, match="to be a file, found something else"):
+            changes([TextFile(tmp_path / name, "x")])
+
+
+def test_what_can_not_be_read_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+    (change,) = changes([TextFile(path, "new")])
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FileError, match="No space left on device"):
+        write(change)
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+    monkeypatch.setattr(
+        Path, "read_text", lambda self, **_: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+    )
+    with pytest.raises(FileError, match="Permission denied"):
+        changes([TextFile(path, "new")])
+
+
+class Exited(Exception):  # noqa: N818  # it is how a module ends, not an error
+    pass
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+
+    def end(self: AnsibleModule, **values: Any) -> None:
+        result.update(values)
+        raise Exited
+
+    monkeypatch.setattr(AnsibleModule, "exit_json", end)
+    monkeypatch.setattr(AnsibleModule, "fail_json", end)
+    return result
+
+
+def call(ended: dict[str, Any], files: list[dict[str, str]], check: bool = False) -> dict[str, Any]:
+    ended.clear()
+    with pytest.raises(Exited), patch_module_args({"files": files, "_ansible_check_mode": check}):
+        text_files.main()
+    return dict(ended)
+
+
+def test_module(ended: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    one = {"path": str(path), "content": "a\n", "mode": "0600"}
+    assert call(ended, [one], check=True)["changed_files"] == [str(path)]
+    assert not path.exists()
+    told = call(ended, [one])
+    assert (told["changed"], told["diff"][0]["after"]) == (True, "a\n")
+    assert call(ended, [one])["changed"] is False
+    told = call(ended, [{**one, "mode": "0644"}])
+    assert told["diff"][0]["before_header"] == f"{path} (mode 0600)"
+    assert call(ended, [{"path": str(path), "state": "absent"}])["changed"] is True
+
+
+def test_module_refuses(ended: dict[str, Any], tmp_path: Path) -> None:
+    path = str(tmp_path / "x")
+    assert "expected a content" in call(ended, [{"path": path}])["msg"]
+    assert "and none for one absent" in call(ended, [{"path": path, "content": "", "state": "absent"}])["msg"]
+    assert "octal digits" in call(ended, [{"path": path, "content": "", "mode": "u=rw"}])["msg"]
+    assert "something else" in call(ended, [{"path": str(tmp_path), "content": ""}])["msg"]
