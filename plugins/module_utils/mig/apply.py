@@ -69,9 +69,10 @@ def apply(entries: Sequence[Entry], options: Options, host: Host, report: Report
     :raises LockError: another change does not end.
     :raises LayoutError, CheckpointError: as :func:`.apply_prepare.prepare`; nothing was changed.
     """
-    services = StoppedServices(host.systemctl, host.wait_for_services)
+    services = StoppedServices(host.systemctl, host.stopped_services, host.wait_for_services)
     try:
         with locked(host.lock, options.lock_wait_s):
+            services.recover()
             outcome = _apply(entries, options, host, report, services)
     finally:
         # After the lock: a service may have to wait for gpu-layout.service, which takes it.

@@ -17,7 +17,7 @@ from ..gpu.nvml import Loader, NvmlError, PynvmlMissing
 from ..gpu.processes import GpuProcess, processes_on
 from .apply_gpu import GpuJob
 from .apply_reset import Reset, nvidia_smi_reset
-from .apply_services import Systemctl, systemctl, unit_name
+from .apply_services import STOPPED, Systemctl, systemctl, unit_name
 from .apply_state import ExactState, exact, exact_gpu, steps_to, wanted_by
 from .apply_steps import Driver
 from .catalog import Board, ModeSemantics
@@ -73,6 +73,10 @@ class Host:
     @property
     def lock(self) -> Path:
         return self.root / LOCK
+
+    @property
+    def stopped_services(self) -> Path:
+        return self.root / STOPPED
 
     @property
     def checkpoint(self) -> Checkpoint:

@@ -1,16 +1,22 @@
 # Copyright: The hpc.compute authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Services that hold GPUs open: stopped for a change of mode and started again afterwards, also when it failed."""
+"""Services that hold GPUs open: stopped for a change of mode and started again afterwards, also when it failed.
+
+A run that is killed can start nothing. So what it stops stands in a file in /run, and the next run, which finds it
+there, starts it. After a reboot systemd has started what is enabled, and the file is gone.
+"""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 #: Runs systemctl with these arguments; its exit code and its last line of output.
 Systemctl = Callable[[Sequence[str]], tuple[int, str]]
 
 _TIMEOUT_S = 180
+STOPPED = Path("run/hpc-compute/stopped-services")
 
 
 class ServiceError(Exception):
@@ -36,12 +42,25 @@ def unit_name(service: str) -> str:
 
 
 class StoppedServices:
-    """Services that were running and are stopped; :meth:`start` brings exactly these back, last stopped first."""
+    """Services that were running and are stopped; :meth:`start` brings exactly these back, last stopped first.
 
-    def __init__(self, run: Systemctl, wait: bool = True) -> None:
+    They stand in *file* meanwhile. :meth:`recover` takes over what a run that was killed left there.
+    """
+
+    def __init__(self, run: Systemctl, file: Path, wait: bool = True) -> None:
         self._run = run
+        self._file = file
         self._wait = wait
         self.stopped: list[str] = []
+
+    def recover(self) -> list[str]:
+        """Take over what a run that was killed stopped, to be started with the rest; these services. Under the lock."""
+        try:
+            left = self._file.read_text(encoding="utf-8").split()
+        except FileNotFoundError:
+            return []
+        self.stopped += [service for service in left if service not in self.stopped]
+        return left
 
     def stop(self, services: Sequence[str]) -> None:
         """Stop those of *services* that run.
@@ -49,9 +68,11 @@ class StoppedServices:
         :raises ServiceError: one would not stop; those before it stay stopped until :meth:`start`.
         """
         for service in map(unit_name, services):
-            if service in self.stopped or self._run(["is-active", "--quiet", service])[0] != 0:
+            if self._run(["is-active", "--quiet", service])[0] != 0:
                 continue
-            self.stopped.append(service)
+            if service not in self.stopped:
+                self.stopped.append(service)
+            self._note()
             code, told = self._run(["stop", service])
             if code != 0:
                 raise ServiceError(f"{service} could not be stopped (systemctl stop: exit code {code}): {told}")
@@ -68,4 +89,16 @@ class StoppedServices:
                     f"{service} was stopped for the change and could not be started again (exit code {code}): {told}; "
                     f"see 'systemctl status {service}'"
                 )
+        self._file.unlink(missing_ok=True)
         return failures
+
+    def _note(self) -> None:
+        """Before it happens, so that nothing is ever stopped that nobody knows of."""
+        try:
+            self._file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            part = self._file.with_name(f".{self._file.name}.new")
+            part.write_text("".join(f"{service}\n" for service in self.stopped), encoding="utf-8")
+            part.replace(self._file)
+        except OSError as error:
+            service = self.stopped.pop()
+            raise ServiceError(f"{service} was not stopped: {self._file} could not be written: {error}") from error

@@ -28,6 +28,7 @@ from ansible_collections.hpc.compute.plugins.module_utils.mig.apply_report impor
     planned_steps,
     predicted,
 )
+from ansible_collections.hpc.compute.plugins.module_utils.mig.apply_services import ServiceError, StoppedServices
 from ansible_collections.hpc.compute.plugins.module_utils.mig.checkpoint import Change, Checkpoint, CheckpointError
 from ansible_collections.hpc.compute.plugins.module_utils.mig.layout import parse_entries
 from ansible_collections.hpc.compute.plugins.module_utils.mig.lock import LockError, locked
@@ -168,6 +169,40 @@ def test_a_service_that_does_not_stop_or_start_is_told(tmp_path: Path) -> None:
         assert emulated.seen() == (False, False, ())
         assert "a.service could not be stopped (systemctl stop: exit code 1)" in outcome.failures[0]
         assert "a.service was stopped for the change and could not be started again" in outcome.failures[1]
+
+
+def test_what_a_killed_run_left_stopped_is_started_by_the_next(tmp_path: Path) -> None:
+    with machine("h100-80", tmp_path) as emulated:
+        emulated.systemctl.running = {"a.service"}
+        note = tmp_path / "run/hpc-compute/stopped-services"
+
+        def kill(words: list[str]) -> None:
+            if words[0] == "stop":
+                assert note.read_text() == "a.service\n", "stopped before it was noted"
+                raise KeyboardInterrupt
+
+        services = StoppedServices(emulated.systemctl, note)
+        emulated.systemctl.hook = kill
+        with pytest.raises(KeyboardInterrupt):
+            services.stop(("a",))
+        emulated.systemctl.hook = lambda _: None
+        emulated.systemctl.running.clear()
+        # another layout that asks for no change of mode, and names no service
+        assert not emulated.apply({}).failed
+        assert emulated.systemctl.running == {"a.service"}
+        assert not note.exists()
+
+
+def test_nothing_is_stopped_that_can_not_be_noted(tmp_path: Path) -> None:
+    with machine("h100-80", tmp_path) as emulated:
+        emulated.systemctl.running = {"a.service"}
+        (tmp_path / "run/hpc-compute").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run/hpc-compute/stopped-services").mkdir()
+        services = StoppedServices(emulated.systemctl, tmp_path / "run/hpc-compute/stopped-services")
+        with pytest.raises(ServiceError, match=r"a\.service was not stopped: .*stopped-services could not be written"):
+            services.stop(("a",))
+        assert emulated.systemctl.asked == []
+        assert services.stopped == []
 
 
 def test_at_boot_nobody_waits_for_services(tmp_path: Path) -> None:
