@@ -5,8 +5,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+#: Not linux-image-6.12.1-amd64, which is one kernel.
+_NEWEST_IMAGE = re.compile(r"linux-image-(?![0-9])\S+")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,16 @@ def installed_kernels(root: Path = Path("/")) -> list[Kernel]:
         if (path / "kernel").is_dir() or (root / "boot" / f"vmlinuz-{path.name}").exists()
     ]
     return sorted(found, key=lambda kernel: sort_key(kernel.release))
+
+
+def headers_packages(kernels: Sequence[Kernel], image_packages: Collection[str]) -> list[str]:
+    """Debian's packages with what modules are built against.
+
+    The headers of each kernel that lacks them; and, as a kernel that is upgraded needs new ones, beside each of
+    *image_packages* that always brings the newest kernel (``linux-image-amd64``) the one that brings its headers.
+    """
+    newest = [name.replace("image", "headers", 1) for name in image_packages if _NEWEST_IMAGE.fullmatch(name)]
+    return [*(kernel.headers_package for kernel in kernels if not kernel.headers), *sorted(newest)]
 
 
 def sort_key(release: str) -> list[tuple[int, str]]:
