@@ -161,8 +161,8 @@ def test_what_it_refuses_is_taken_back(tmp_path: Path, later: bool) -> None:
     assert str(raised.value) == (
         "slurmd did not start. It said: slurmd: error: no such plugin / slurmd: fatal: giving up. The files that it "
         "ran with before are back (/etc/default/slurmd, /etc/slurm/new.conf, /etc/slurm/slurm.conf), and it runs with "
-        f"them. What it refused is in {tmp_path}/var/lib/hpc-compute/slurmd/refused. Correct the variables and run this "
-        "again"
+        f"them. What it refused is in {tmp_path}/var/lib/hpc-compute/slurmd/refused. Correct the variables and run "
+        "this again"
     )
     assert machine.conf() == "good"
     assert machine.state["ActiveState"] == "active"
