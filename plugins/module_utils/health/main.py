@@ -41,6 +41,10 @@ RESULT = Path("run/hpc-compute/node-health.json")
 #: Longer than slurmctld takes when it is well, and short enough for the minute that Slurm gives a health check.
 _SCONTROL_TIMEOUT = 10
 
+#: What a change of the layout that ends at this very moment leaves for a moment: it counts if it is still there then.
+_PASSING = frozenset({"layout", "devices", "gres"})
+_MOMENT_S = 3.0
+
 _EPILOG = f"""\
 exit codes:
   {EXIT_HEALTHY}   nothing was found for which the node is to be drained
@@ -87,6 +91,7 @@ class Outside:
     log: Callable[[str], None] = to_journal
     out: TextIO = field(default_factory=lambda: sys.stdout)
     err: TextIO = field(default_factory=lambda: sys.stderr)
+    sleep: Callable[[float], None] = time.sleep
 
     @property
     def slurm(self) -> Scontrol:
@@ -148,6 +153,9 @@ def parser() -> argparse.ArgumentParser:
 def _check(options: argparse.Namespace, outside: Outside) -> int:
     settings = read_settings(outside.node.root)
     report = look(outside.node, settings)
+    if options.drain and not report.healthy and set(report.faulty) <= _PASSING:
+        outside.sleep(_MOMENT_S)
+        report = look(outside.node, settings)
     if options.json:
         print(json.dumps(report.to_dict(), indent=2), file=outside.out)
     else:

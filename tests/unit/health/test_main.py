@@ -45,6 +45,7 @@ class Program:
     said: list[str] = field(default_factory=list)
     out: str = ""
     err: str = ""
+    sleep: Callable[[float], None] = pytest.fail
 
     def __post_init__(self) -> None:
         self.environ["SLURMD_NODENAME"] = self.slurm.node["name"]
@@ -52,16 +53,16 @@ class Program:
     def __call__(self, *words: str) -> int:
         out, err = io.StringIO(), io.StringIO()
         self.said.clear()
-        outside = Outside(Node("", self.root), self.environ, self.slurm.run, self.said.append, out, err)
+        outside = Outside(Node("", self.root), self.environ, self.slurm.run, self.said.append, out, err, self.sleep)
         code = main(words, outside)
         self.out, self.err = out.getvalue(), err.getvalue()
         return code
 
-    def finds(self, *findings: Finding) -> None:
+    def finds(self, *findings: Finding, check: str = "disk") -> None:
         """What a look at the node finds from now on."""
 
         def look(node: Node, _settings: Settings) -> Report:
-            return Report(node.name, 0, 0, (CheckResult("disk", "drain", findings),))
+            return Report(node.name, 0, 0, (CheckResult(check, "drain", findings),))
 
         self.monkeypatch.setattr(main_file, "look", look)
 
@@ -125,6 +126,20 @@ def test_the_drain_of_somebody_else_is_told_once(program: Program) -> None:
     program("check", "--drain")
     assert program.said == []
     assert program.slurm.updates == []
+
+
+@pytest.mark.parametrize("check", ["layout", "devices", "gres"])
+def test_what_may_be_over_in_a_moment_is_looked_at_again(program: Program, check: str) -> None:
+    program.finds(FAULT, check=check)
+    program.sleep = lambda _: program.finds(check=check)
+    assert program("check", "--drain") == 0
+    assert program.slurm.updates == []
+    program.finds(FAULT, check=check)
+    program.sleep = lambda _: None
+    assert program("check", "--drain") == 10
+    assert program.slurm.node["reason"].startswith(f"{MARKER}{check}: ")
+    program.sleep = pytest.fail
+    assert program("check") == 10
 
 
 def test_a_result_that_cannot_be_read_or_written(program: Program) -> None:
