@@ -36,6 +36,10 @@ from unit.slurm.controller import Controller
 FAULT, NOTE, UNKNOWN = fault("/a", "is broken"), note("/b", "is odd"), unknown("/c", "is not known")
 
 
+def _no_sleep(_seconds: float) -> None:
+    pytest.fail("it waited")
+
+
 @dataclass
 class Program:
     root: Path
@@ -45,7 +49,7 @@ class Program:
     said: list[str] = field(default_factory=list)
     out: str = ""
     err: str = ""
-    sleep: Callable[[float], None] = pytest.fail
+    sleep: Callable[[float], None] = _no_sleep
 
     def __post_init__(self) -> None:
         self.environ["SLURMD_NODENAME"] = self.slurm.node["name"]
@@ -138,7 +142,7 @@ def test_what_may_be_over_in_a_moment_is_looked_at_again(program: Program, check
     program.sleep = lambda _: None
     assert program("check", "--drain") == 10
     assert program.slurm.node["reason"].startswith(f"{MARKER}{check}: ")
-    program.sleep = pytest.fail
+    program.sleep = _no_sleep
     assert program("check") == 10
 
 
