@@ -17,8 +17,8 @@ from pathlib import Path
 
 from rig import environment, play
 from rig.node import Node
-from rig.paths import REPO
-from rig.process import RigError, log_for
+from rig.paths import REPO, VENV
+from rig.process import RigError, log_for, run
 from rig.progress import heading, started, step
 
 from . import disk, machine, manifest, system
@@ -71,6 +71,8 @@ def build(wanted: Wanted) -> None:
         with step("Shut it down"):
             root = machine.halt(node)
         heading("The image")
+        with step("Look for what must not be in it"):
+            _verify(root)
         with step("Write down what is in it") as listing:
             described = manifest.describe(root, output)
             listing.note = f"{described.packages} packages"
@@ -86,6 +88,19 @@ def build(wanted: Wanted) -> None:
     print(f"\nAll of it took {time.monotonic() - start:.0f} s:")
     for path in (output, *manifest.files(output)):
         print(f"  {path}")
+
+
+def _verify(root: Path) -> None:
+    """Judge the image as it will be copied, with the collection's own examination.
+
+    :raises RigError: something is wrong with it; the message has the lines that say what.
+    """
+    words = ["localhost", "--connection", "local", "-m", "hpc.compute.node_report", "-a", f"root={root} image=true"]
+    said = run([VENV / "bin/ansible", *words], env=environment.variables()).stdout
+    report = json.JSONDecoder().raw_decode(said[said.index("{") :])[0]
+    if not report["good"]:
+        wrong = [line for line in report["table"] if "  wrong  " in line]
+        raise RigError("expected nothing wrong in the image, found:\n" + "\n".join(wrong))
 
 
 def _play(node: Node, variables: Sequence[Path]) -> None:

@@ -54,7 +54,8 @@ RULES = (
     Rule("caches of people", ("root/.ansible", "root/.cache", "home/*/.ansible", "home/*/.cache")),
     Rule("apt lists", ("var/lib/apt/lists/*_*",)),
     Rule("packages", ("var/cache/apt/archives/*.deb", "var/cache/apt/archives/partial/*", "var/cache/apt/*.bin")),
-    Rule("temporary files", ("tmp/*", "var/tmp/*"), keep=("systemd-private-*",)),
+    # kept: those of services that run, gone with them, and of the module that runs this, which removes its own
+    Rule("temporary files", ("tmp/*", "var/tmp/*"), keep=("systemd-private-*", "ansible_*")),
 )
 
 

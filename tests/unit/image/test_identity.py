@@ -46,6 +46,7 @@ STAYS = (
     "usr/share/zoneinfo/Europe/Athens",
     "home/builder/.profile",
     "tmp/systemd-private-0123-x/tmp",
+    "tmp/ansible_hpc.compute.image_seal_payload_x/y.zip",
 )
 
 
