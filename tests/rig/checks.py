@@ -93,7 +93,7 @@ def _vagrant_module() -> str:
 
 def _checks() -> list[Check]:
     tools = VENV / "bin"
-    python = {"PYTHONPATH": f"{environment.COLLECTIONS}:{REPO / 'tests'}"}
+    python = {"PYTHONPATH": f"{environment.COLLECTIONS}:{REPO / 'tests'}:{REPO}"}
     own = Path("ansible_collections/hpc/compute")
     typed = [own / name for name in ("plugins", "tests", "molecule", "image") if any((REPO / name).rglob("*.py"))]
     settings = REPO / "pyproject.toml"
