@@ -7,9 +7,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from .public_key import fingerprint
+
 #: whitelist: signed by at least one of the keys; whitestrict: by all of them; blacklist: by none.
 MODES = ("whitelist", "whitestrict", "blacklist")
-_KEYS = {"tag", "mode", "directory", "fingerprints"}
+_REQUIRED = {"tag", "directory", "fingerprints"}
 
 
 def problems(groups: object) -> list[str]:
@@ -20,10 +22,11 @@ def problems(groups: object) -> list[str]:
     for number, group in enumerate(groups, 1):
         where = f"ecl.toml, group {number}"
         if not isinstance(group, Mapping):
-            found.append(f"{where}: expected a mapping with {', '.join(sorted(_KEYS))}, found {group!r}")
+            found.append(f"{where}: expected a mapping with {', '.join(sorted(_REQUIRED))}, found {group!r}")
             continue
-        if set(group) != _KEYS:
-            found.append(f"{where}: expected exactly the keys {', '.join(sorted(_KEYS))}, found {sorted(group)}")
+        if set(group) - {"mode"} != _REQUIRED:
+            wanted = ", ".join(sorted(_REQUIRED))
+            found.append(f"{where}: expected the keys {wanted} and perhaps mode, found {sorted(group)}")
             continue
         found += [f"{where}: {text}" for text in _wrong(group)]
     whole = [group for group in groups if isinstance(group, Mapping)]
@@ -34,30 +37,54 @@ def problems(groups: object) -> list[str]:
     return found
 
 
+def key_problems(groups: Sequence[Mapping[str, object]], keys: Sequence[str]) -> list[str]:
+    """What is wrong with the public keys for the groups: with one missing Apptainer would refuse every image."""
+    found, have = [], set()
+    for number, key in enumerate(keys, 1):
+        try:
+            have.add(fingerprint(key))
+        except ValueError as error:
+            found.append(f"key {number} of the ECL: {error}")
+    named = {str(one).upper() for group in groups for one in _fingerprints(group)}
+    if found:
+        return found
+    return [
+        f"ecl.toml: expected the public key of every fingerprint, found none for {one}" for one in sorted(named - have)
+    ]
+
+
 def render(groups: Sequence[Mapping[str, object]]) -> str:
     """The file; with no group the policy is off."""
     lines = [f"activated = {'true' if groups else 'false'}"]
     for group in groups:
-        fingerprints = group["fingerprints"]
-        if isinstance(fingerprints, str) or not isinstance(fingerprints, Sequence):
-            raise TypeError(f"fingerprints: expected a list, found {fingerprints!r}")
         lines += [
             "",
             "[[execgroup]]",
             f'  tagname = "{group["tag"]}"',
-            f'  mode = "{group["mode"]}"',
+            f'  mode = "{_mode(group)}"',
             f'  dirpath = "{group["directory"]}"',
-            "  keyfp = [{}]".format(", ".join(f'"{str(one).upper()}"' for one in fingerprints)),
+            "  keyfp = [{}]".format(", ".join(f'"{str(one).upper()}"' for one in _fingerprints(group))),
         ]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _fingerprints(group: Mapping[str, object]) -> Sequence[object]:
+    fingerprints = group["fingerprints"]
+    if isinstance(fingerprints, str) or not isinstance(fingerprints, Sequence):
+        raise TypeError(f"fingerprints: expected a list, found {fingerprints!r}")
+    return fingerprints
+
+
+def _mode(group: Mapping[str, object]) -> object:
+    return group.get("mode", MODES[0])
 
 
 def _wrong(group: Mapping[str, object]) -> list[str]:
     found = []
     if not re.fullmatch(r"[\w.-]+", str(group["tag"])):
         found.append(f"expected as tag letters, digits, '.', '_' and '-', found {group['tag']!r}")
-    if group["mode"] not in MODES:
-        found.append(f"expected as mode {', '.join(MODES)}, found {group['mode']!r}")
+    if _mode(group) not in MODES:
+        found.append(f"expected as mode {', '.join(MODES)}, found {_mode(group)!r}")
     directory = group["directory"]
     if not isinstance(directory, str) or not re.fullmatch(r'(/[^/"\\\x00-\x1f]+)+', directory):
         found.append(f"expected as directory an absolute path without a slash at its end, found {directory!r}")

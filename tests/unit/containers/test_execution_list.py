@@ -28,6 +28,12 @@ def test_a_good_one() -> None:
     assert read["execgroup"][1]["mode"] == "blacklist"
 
 
+def test_the_usual_mode() -> None:
+    group = {key: value for key, value in _GROUP.items() if key != "mode"}
+    assert problems([group]) == []
+    assert tomllib.loads(render([group]))["execgroup"][0]["mode"] == "whitelist"
+
+
 def test_none() -> None:
     assert problems([]) == []
     assert tomllib.loads(render([])) == {"activated": False}
@@ -44,7 +50,7 @@ def test_none() -> None:
         ({"fingerprints": []}, "at least one key"),
         ({"fingerprints": _KEY}, "at least one key"),
         ({"fingerprints": [_KEY[8:]]}, "40 hexadecimal digits"),
-        ({"more": 1}, "exactly the keys"),
+        ({"more": 1}, "expected the keys"),
     ],
 )
 def test_what_is_refused(change: dict[str, Any], said: str) -> None:
