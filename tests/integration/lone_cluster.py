@@ -74,7 +74,7 @@ class LoneCluster:
         )
         for script in ("tests/integration/predict.py", "tests/integration/probe.py"):
             shutil.copy(REPO / script, root / "opt")
-        shutil.copy(REPO / "roles/slurm_compute/files/libexec/task-prolog", root / "opt")
+        shutil.copy(REPO / "roles/slurm_compute/files/libexec/task-prolog", root / "opt/task_prolog")
         sources = root / "etc/apt/sources.list.d/debian.sources"
         sources.write_text(sources.read_text().replace("Components: main\n", "Components: main contrib\n"))
         # Nothing starts before it is configured.

@@ -244,7 +244,7 @@ def test_what_can_not_be_had_leaves_nothing_half_installed(
         assert part in done.errors[0], done.errors
         assert "Nothing was changed" in done.errors[0], done.errors
     assert machine.versions() == {}
-    assert not (machine.node.root / "var/cache/hpc-compute/container_runtime").exists()
+    assert not list((machine.node.root / "var/cache").glob("hpc-compute*"))
 
 
 def test_versions_up_and_down(machine: Machine, release: dict[str, Any], sums: dict[str, str]) -> None:
@@ -334,6 +334,8 @@ def test_temporary_files_are_on_disk_and_the_users_own(machine: Machine) -> None
     run(["sh", "-c", f"mv {fake} {fake}.real; printf '#!/bin/sh\n{show} || echo none\n' > {fake}; chmod 755 {fake}"])
     try:
         assert machine.user("apptainer").strip() == f"/var/tmp/apptainer/{own}"
+        # what Slurm sets in every job
+        assert machine.user("TMPDIR=/tmp apptainer").strip() == f"/var/tmp/apptainer/{own}"
         assert machine.user("TMPDIR=/scratch apptainer").strip() == "none"
         assert machine.user("APPTAINER_TMPDIR=/scratch apptainer").strip() == "/scratch"
         mode = run(["stat", "-c", "%a %U", f"/var/tmp/apptainer/{own}"]).stdout.split()
@@ -515,7 +517,7 @@ def test_an_image(tmp_path: Path) -> None:
             pytest.skip("Debian unstable has gone on to another version than the role knows")
         assert done.recap["failed"] == 0, done.said
         assert play(node, tmp_path, variables).recap["changed"] == 0
-        assert not (node.root / "var/cache/hpc-compute/container_runtime").exists()
+        assert not list((node.root / "var/cache").glob("hpc-compute*"))
         assert (node.root / "etc/apptainer/apptainer.conf").exists()
     finally:
         node.keep_packages()
