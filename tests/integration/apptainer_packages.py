@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import shutil
-import subprocess
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -100,23 +99,19 @@ class Releases:
         (tree / "DEBIAN/control").write_text(f"{control}\n")
         target = self.folder / name
         target.parent.mkdir(exist_ok=True)
-        run(["dpkg-deb", "--build", "--root-owner-group", "-Zgzip", "-z1", tree, target])
+        run(["dpkg-deb", "--build", "--root-owner-group", "-Znone", tree, target])
         return hashlib.sha256(target.read_bytes()).hexdigest()
 
 
-def repository(folder: Path, packages: list[Path]) -> None:
-    """A flat apt repository without a signature: the packages and their index."""
+def repository(folder: Path, package: Path) -> None:
+    """A flat apt repository without a signature: *package* and the index of it."""
     folder.mkdir(parents=True)
-    entries = []
-    for package in packages:
-        shutil.copyfile(package, folder / package.name)
-        content = package.read_bytes()
-        fields = subprocess.run(["dpkg-deb", "--field", package], capture_output=True, text=True, check=True).stdout
-        entries.append(
-            f"{fields.rstrip()}\nFilename: ./{package.name}\nSize: {len(content)}\n"
-            f"SHA256: {hashlib.sha256(content).hexdigest()}\n"
-        )
-    (folder / "Packages").write_text("\n".join(entries))
+    shutil.copyfile(package, folder / package.name)
+    content = package.read_bytes()
+    fields = run(["dpkg-deb", "--field", package]).stdout.rstrip()
+    (folder / "Packages").write_text(
+        f"{fields}\nFilename: ./{package.name}\nSize: {len(content)}\nSHA256: {hashlib.sha256(content).hexdigest()}\n"
+    )
 
 
 @contextmanager
