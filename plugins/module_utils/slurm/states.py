@@ -163,12 +163,12 @@ def _key(entry: GresEntry) -> tuple[str, str]:
 
 
 def _untyped(entries: Sequence[GresEntry]) -> list[GresEntry]:
-    """The controller gives shares the types of their GPUs: ``shard:l40s:8`` for what slurm.conf has as ``shard:8``."""
+    """The controller gives shares the types of GPUs: ``shard:a:8,shard:b:0`` for what slurm.conf has as ``shard:8``."""
     shared: Counter[str] = Counter()
     for entry in entries:
         if entry.name in KINDS:
             shared[entry.name] += entry.count
-    plain = [GresEntry(name, None, count) for name, count in shared.items()]
+    plain = [GresEntry(name, None, count) for name, count in shared.items() if count]
     return [*(entry for entry in entries if entry.name not in KINDS), *plain]
 
 

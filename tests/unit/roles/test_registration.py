@@ -30,7 +30,12 @@ CASES = {
     "other": (answer("IDLE", WHOLE), SLICES, "True True", f"has Gres={WHOLE}, the node has Gres={SLICES}."),
     "offers-none": (answer("MIXED", "(null)"), SLICES, "True True", "has Gres=, the node"),
     "none-at-all": (answer("IDLE", "(null)"), "", "True False", None),
-    "shares": (answer("IDLE", f"{WHOLE}(S:0),shard:h100:4(S:0),shard:l40s:4"), f"{WHOLE},shard:8", "True False", None),
+    "shares": (
+        answer("IDLE", f"{WHOLE}(S:0),shard:h100:4(S:0),shard:l40s:4,mps:l40s:0"),
+        f"{WHOLE},shard:8",
+        "True False",
+        None,
+    ),
     "fewer-shares": (answer("IDLE", f"{WHOLE},mps:h100:50"), f"{WHOLE},mps:100", "True True", ",mps:50, the node"),
     "drained-already": (answer("IDLE+DRAIN", WHOLE), SLICES, "True True", "scontrol reconfigure"),
     "invalid": (answer("IDLE+INVAL_REG+INVAL", WHOLE), SLICES, "False False", "does not have this node in service"),

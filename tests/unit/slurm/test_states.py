@@ -116,7 +116,7 @@ def test_the_same_in_another_order_and_case() -> None:
     assert same_gres("", "gpu:a:0")
     assert not same_gres("gpu:a:1", "gpu:a:2")
     assert not same_gres("gpu:a:1", "shard:a:1")
-    assert same_gres("gpu:a:1,gpu:b:1,shard:8", "gpu:a:1,gpu:b:1,shard:a:4(S:0),shard:b:4")
+    assert same_gres("gpu:a:1,gpu:b:1,shard:8", "gpu:a:1,gpu:b:1,shard:a:4(S:0),shard:b:4,mps:a:0")
     assert not same_gres("gpu:a:1,mps:100", "gpu:a:1,mps:a:50")
     with pytest.raises(GresSyntaxError):
         same_gres("gpu:", "")
