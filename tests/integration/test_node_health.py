@@ -144,7 +144,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         site.write_text('#!/bin/sh\necho "site program for job $SLURM_JOB_ID"\n')
         data = json.loads(path.read_text())
         data["all"]["children"]["compute"]["vars"] |= {
-            "slurm_compute_node_health_interval": 4,
+            "slurm_compute_node_health_interval": 2,
             "slurm_compute_node_health_settings": _SETTINGS,
             "slurm_compute_prolog_programs": [str(site)],
         }
@@ -197,7 +197,7 @@ def test_an_xid_drains_until_it_is_acknowledged(cluster: Cluster) -> None:
     assert f"node {cluster.node.name} drained: {reason}" in cluster.journal()
     cluster.run("node-health acknowledge")
     cluster.resume()
-    time.sleep(9)  # two more checks
+    time.sleep(5)  # two more checks
     assert cluster.state()[0] == "IDLE"
 
 
@@ -211,7 +211,7 @@ def test_a_drain_of_somebody_else_is_left_alone(cluster: Cluster) -> None:
     )
     assert cluster.reason() == "new fans"
     cluster.emulator("memory-errors 0")
-    time.sleep(9)
+    time.sleep(5)
     assert cluster.reason() == "new fans", "a drain of somebody else was taken back"
     cluster.resume()
 
@@ -299,7 +299,7 @@ def test_a_broken_program_costs_neither_jobs_nor_nodes(cluster: Cluster) -> None
     assert cluster.output(cluster.submit("echo hello", "--gres=gpu:1")) == "hello\n"
     cluster.run("rm /usr/sbin/node-health")
     assert cluster.output(cluster.submit("echo hello", "--gres=gpu:1")) == "hello\n"
-    time.sleep(6)
+    time.sleep(4)
     assert cluster.state()[0] == "IDLE"
     journal = cluster.journal()
     for words in (

@@ -107,9 +107,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "health-program": (
         {
             "slurm_compute_prolog_programs": ["/nonexistent/a"],
-            "slurm_compute_epilog_programs": ["/etc/debian_version~"],
+            "slurm_compute_epilog_programs": [str(REPO / "pyproject.toml")],
         },
-        r"not so: /nonexistent/a, /etc/debian_version~, /etc/debian_version~\.",
+        r"not so: /nonexistent/a, pyproject\.toml\.",
     ),
     "health-off": (
         {"slurm_compute_node_health": False, "slurm_compute_prolog_programs": ["/etc/hostname"]},
