@@ -11,8 +11,8 @@ module: node_join_command
 short_description: Install the command node-join, with which a machine made from an image joins its cluster
 version_added: 0.2.0
 description:
-  - Writes the command as one executable file. It reads what the machine was told about its cluster, and writes the munge
-    key and slurmd's options.
+  - Writes the command as one executable file. It reads what the machine was told about its cluster, and writes the
+    munge key and slurmd's options.
 author:
   - The hpc.compute authors (!UNKNOWN)
 options:

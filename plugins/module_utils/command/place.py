@@ -16,8 +16,8 @@ _MODE = "0755"
 def place(module: Any, path: Path, start: str) -> bool:
     """Write the command that begins with the engine's module *start* to *path*, if it differs; whether it did.
 
-    Ansible sends to the node what a module imports: its caller must import *start*. Fails the module where the directory
-    is missing or the file can't be read. In check mode nothing is written.
+    Ansible sends to the node what a module imports: its caller must import *start*. Fails the module where the
+    directory is missing or the file can't be read. In check mode nothing is written.
     """
     try:
         wanted = bundle(start)
