@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from pathlib import Path
@@ -36,16 +37,17 @@ class Slurm:
     def node_health(self, script: str) -> None:
         self.write("sbin/node-health", f"#!/bin/sh\n{script}\n")
 
-    def run(self, name: str) -> int:
+    def run(self, name: str, **environ: str) -> int:
         """Its exit code; it must have said nothing, as what it says may reach a job."""
         text = (_PROGRAMS / name).read_text()
         for path in ("/usr/sbin/node-health", "/etc/slurm/"):
             assert path in text
         text = text.replace("/usr/sbin/", f"{self.folder}/sbin/").replace("/etc/slurm/", f"{self.folder}/slurm/")
+        text = text.replace("=/run/", f"={self.folder}/run/")
         self.write(name, text)
         done = subprocess.run(
             [self.folder / name],
-            env={"PATH": f"{self.folder}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "7"},
+            env={"PATH": f"{self.folder}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "7", **environ},
             capture_output=True,
             text=True,
             timeout=30,
@@ -70,14 +72,14 @@ def slurm(tmp_path: Path) -> Slurm:
 )
 def test_only_a_fault_of_the_node_fails(slurm: Slurm, name: str, script: str, code: int) -> None:
     slurm.node_health(f"echo what happened >&2; {script}")
-    assert slurm.run(name) == code
+    assert slurm.run(name, CUDA_VISIBLE_DEVICES="0") == code
     mistake = script not in ("exit 0", "exit 10")
     assert ("taken for success: what happened" in slurm.said()) == mistake
 
 
 @pytest.mark.parametrize("name", ["prolog", "epilog", "health-check"])
 def test_a_program_that_is_not_there_fails_nothing(slurm: Slurm, name: str) -> None:
-    assert slurm.run(name) == 0
+    assert slurm.run(name, CUDA_VISIBLE_DEVICES="0") == 0
     assert "127" in slurm.said()
 
 
@@ -91,7 +93,7 @@ def test_the_sites_programs_run(slurm: Slurm, name: str) -> None:
     slurm.write(f"slurm/{name}.d/10-a~", program)
     slurm.write(f"slurm/{name}.d/10-a.dpkg-old", program)
     slurm.write(f"slurm/{name}.d/README", "text", mode=0o644)
-    assert slurm.run(name) == 0
+    assert slurm.run(name, CUDA_VISIBLE_DEVICES="0") == 0
     assert slurm.said() == "10-a for job 7\n20-b.sh for job 7\n"
 
 
@@ -108,10 +110,10 @@ def test_every_program_of_the_epilog_runs_whatever_fails(slurm: Slurm) -> None:
     slurm.node_health("exit 10")
     slurm.write("slurm/epilog.d/10-a", "#!/bin/sh\nexit 3\n")
     slurm.write("slurm/epilog.d/20-b", "#!/bin/sh\necho b ran\n")
-    assert slurm.run("epilog") == 1
+    assert slurm.run("epilog", CUDA_VISIBLE_DEVICES="0") == 1
     assert "b ran" in slurm.said()
     slurm.node_health("exit 0")
-    assert slurm.run("epilog") == 1
+    assert slurm.run("epilog", CUDA_VISIBLE_DEVICES="0") == 1
 
 
 @pytest.mark.parametrize("script", ["exit 0", "exit 10", "exit 11", "exit 1", "echo x; exit 2", "kill -9 $$"])
@@ -131,3 +133,20 @@ def test_without_a_journal_the_sites_programs_run_all_the_same(slurm: Slurm) -> 
     slurm.write("slurm/prolog.d/10-a", f"#!/bin/sh\necho ran > {slurm.folder}/ran\n")
     assert slurm.run("prolog") == 0
     assert (slurm.folder / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["prolog", "epilog"])
+def test_jobs_without_gpus_do_not_wait_for_it(slurm: Slurm, name: str) -> None:
+    slurm.node_health("exit 10")
+    assert slurm.run(name) == 0
+    assert slurm.run(name, CUDA_VISIBLE_DEVICES="0") == 1
+
+
+def test_health_checks_do_not_pile_up(slurm: Slurm) -> None:
+    slurm.node_health(f"echo ran >> {slurm.folder}/ran")
+    slurm.run("health-check")
+    with (slurm.folder / "run/hpc-compute/health-check.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert slurm.run("health-check") == 0
+    slurm.run("health-check")
+    assert (slurm.folder / "ran").read_text() == "ran\nran\n"
