@@ -80,6 +80,11 @@ options:
   node_name:
     description: Name of the node in C(slurm.conf), where it is not the host name. Used by O(verify) only.
     type: str
+  slurmd_options:
+    description: More options for O(verify), such as V(-Z) for a node without a line in C(slurm.conf).
+    type: list
+    elements: str
+    default: []
   slurmd:
     description: The command for O(verify), found through the usual search path and C(/usr/sbin).
     type: str
@@ -302,6 +307,7 @@ def main() -> None:
             "allow_unlisted": {"type": "bool", "default": False},
             "verify": {"type": "bool", "default": False},
             "node_name": {"type": "str"},
+            "slurmd_options": {"type": "list", "elements": "str", "default": []},
             "slurmd": {"type": "str", "default": "slurmd"},
             "root": {"type": "path", "default": "/"},
             "on_problem": {"type": "str", "choices": ["fail", "ignore"], "default": "fail"},
@@ -422,6 +428,7 @@ def _verify(module: AnsibleModule, plan: GresPlan, result: dict[str, Any]) -> No
             plan.bindings,
             slurmd=locate(module.params["slurmd"]),
             node_name=module.params["node_name"],
+            options=module.params["slurmd_options"],
             static=module.params["autodetect"] == "off",
         )
     except SlurmdError as error:

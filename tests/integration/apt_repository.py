@@ -77,12 +77,16 @@ def repack(
     fields: Mapping[str, str | None],
     replace: Mapping[str, str] | None = None,
     move: Mapping[str, str] | None = None,
+    remove: Sequence[str] = (),
+    copy: Mapping[str, Path] | None = None,
 ) -> Path:
     """Make of the real package *deb* another one in *folder*, with the same files.
 
     :param fields: control fields to set, or with ``None`` to leave out.
     :param replace: text of files to write or overwrite, by path relative to the root.
     :param move: files and folders to move, old path to new path.
+    :param remove: files and folders to leave out, ``DEBIAN/postinst`` for one. Done before *replace*.
+    :param copy: files to add, by path relative to the root.
     """
     with tempfile.TemporaryDirectory() as work:
         tree = Path(work) / "tree"
@@ -90,8 +94,13 @@ def repack(
         for old, new in (move or {}).items():
             (tree / new).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(tree / old, tree / new)
+        for path in remove:
+            shutil.rmtree(tree / path) if (tree / path).is_dir() else (tree / path).unlink()
         for path, text in (replace or {}).items():
             _write(tree / path, text)
+        for path, source in (copy or {}).items():
+            (tree / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, tree / path)
         control = tree / "DEBIAN/control"
         kept: list[str] = []
         skipping = False

@@ -94,14 +94,17 @@ class GresReport:
     errors: tuple[str, ...] = ()
 
 
-def read_gres(run: Runner, slurmd: str = "slurmd", node_name: str | None = None) -> GresReport:
+def read_gres(
+    run: Runner, slurmd: str = "slurmd", node_name: str | None = None, options: Sequence[str] = ()
+) -> GresReport:
     """Ask ``slurmd -G``.
 
     :param node_name: of the node in slurm.conf, where it isn't the host name.
+    :param options: more of them, ``-Z`` for one.
     :raises SlurmdError: see there.
     """
     # -v adds UUIDs to the list
-    completed = _run(run, [slurmd, "-G", "-v", *(["-N", node_name] if node_name else [])])
+    completed = _run(run, [slurmd, "-G", "-v", *(["-N", node_name] if node_name else []), *options])
     return parse_gres_report(f"{completed.stdout}\n{completed.stderr}")
 
 
@@ -123,13 +126,14 @@ def verify(
     *,
     slurmd: str = "slurmd",
     node_name: str | None = None,
+    options: Sequence[str] = (),
     static: bool = False,
 ) -> list[str]:
     """How ``slurmd -G`` differs from the prediction; see :func:`compare`.
 
     :raises SlurmdError: it can't be asked.
     """
-    return compare(bindings, read_gres(run, slurmd, node_name), static=static)
+    return compare(bindings, read_gres(run, slurmd, node_name, options), static=static)
 
 
 def locate(name: str) -> str:

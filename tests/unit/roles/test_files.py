@@ -223,6 +223,23 @@ def test_a_configless_node_knows_all_controllers(write: Write) -> None:
     assert 'SLURMD_OPTIONS="--conf-server 10.0.0.1:6817,ctl2:6817"\n' in write({"n1": own}, "slurmd.j2")["n1"]
 
 
+def test_a_dynamic_node_introduces_itself_and_has_no_line(write: Write) -> None:
+    own = {
+        "slurm_compute_dynamic": True,
+        "slurm_compute_slurm_conf": {"MaxNodeCount": 9},
+        "slurm_compute_node_options": {"Feature": "a,b", "Weight": None},
+        "__slurm_compute_gres_prediction": SLICED,
+    }
+    text = write({"n1": own, "n2": {"slurm_compute_slurm_conf": own["slurm_compute_slurm_conf"]}}, "slurm.conf.j2")[
+        "n1"
+    ]
+    assert "NodeName=n1" not in text
+    assert "NodeName=n2" in text
+    assert "MaxNodeCount=9" in text.splitlines()
+    conf = "RealMemory=16000 Gres=gpu:h100:1,gpu:h100_1g.10gb:2 Feature=a,b"
+    assert f"SLURMD_OPTIONS=\"-Z --conf '{conf}'\"\n" in write({"n1": own}, "slurmd.j2")["n1"]
+
+
 def test_cgroup_conf(write: Write) -> None:
     own = {"slurm_compute_cgroup_conf": {"ConstrainSwapSpace": None, "ConstrainCores": False, "AllowedRAMSpace": 98.5}}
     lines = write({"n1": own}, "cgroup.conf.j2")["n1"].splitlines()[1:]

@@ -19,6 +19,8 @@ GOOD: dict[str, Any] = {
     "slurm_compute_munge_key": KEY,
 }
 
+DYNAMIC: dict[str, Any] = {"slurm_compute_dynamic": True, "slurm_compute_slurm_conf": {"MaxNodeCount": 9}}
+
 #: case: (variables over GOOD, what the message must say)
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no-name": ({"slurm_compute_cluster_name": ""}, r"slurm_compute_cluster_name must be"),
@@ -76,6 +78,50 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "two-prologs": (
         {"slurm_compute_gres_autodetect": "off", "slurm_compute_slurm_conf": {"TaskProlog": "/site"}},
         r"has TaskProlog=/site, but Slurm runs one TaskProlog only.*Give yours as slurm_compute_task_prolog",
+    ),
+    "no-version": (
+        {"slurm_compute_package_source": "debs", "slurm_compute_package_debs": "/debs"},
+        r"slurm_compute_package_version is empty, but packages come from a debs source",
+    ),
+    "odd-version": (
+        {"slurm_compute_package_version": "latest"},
+        r"expected a version or a glob of one release.*'latest'",
+    ),
+    "old-version": (
+        {"slurm_compute_package_version": "22.05.8-1"},
+        r"expected Slurm 23\.11 or newer, found 22\.05\.8-1",
+    ),
+    "no-repository": (
+        {"slurm_compute_package_source": "repository", "slurm_compute_package_version": "24.11.*"},
+        r"slurm_compute_package_repository is empty\. They go together",
+    ),
+    "unused-debs": (
+        {"slurm_compute_package_debs": "/debs"},
+        r"source is debian, and slurm_compute_package_debs is /debs",
+    ),
+    "schedmd-from-debian": ({"slurm_compute_package_names": "schedmd"}, r"Debian has no such packages"),
+    "too-new": (
+        {
+            "slurm_compute_package_source": "debs",
+            "slurm_compute_package_debs": "/debs",
+            "slurm_compute_package_version": "23.11.4-1",
+            "slurm_compute_cgroup_conf": {"SystemdTimeout": 2000},
+            "slurm_compute_slurm_conf": {"PrologFlags": ["Contain", "RunInJob"]},
+        },
+        r"Slurm 23\.11 .* does not know SystemdTimeout, PrologFlags=RunInJob, and",
+    ),
+    "dynamic-uncounted": ({"slurm_compute_dynamic": True}, r"slurm_compute_dynamic needs MaxNodeCount"),
+    "dynamic-address": (
+        {**DYNAMIC, "slurm_compute_node_addr": "10.0.0.1"},
+        r"takes the address of a dynamic node from its connection",
+    ),
+    "dynamic-gpu-partition": (
+        {**DYNAMIC, "slurm_compute_partitions": [{"name": "g", "nodes": "gpu"}]},
+        r"has nodes gpu, which slurm\.conf can't name",
+    ),
+    "dynamic-quotes": (
+        {**DYNAMIC, "slurm_compute_node_options": {"Comment": "two words"}},
+        r"expected values without spaces and quotes",
     ),
     "prolog-list": ({"slurm_compute_task_prolog": "/a,/b"}, r"the path of one program on the nodes; it is '/a,/b'"),
     "fatal-cgroup-key": (
