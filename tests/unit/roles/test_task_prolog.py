@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.stored import Stored
 
 _SCRIPT = Path(__file__).resolve().parents[3] / "roles/slurm_compute/files/libexec/task-prolog"
 _UUIDS = ("GPU-big", "MIG-a", "MIG-b", "MIG-c")
@@ -36,7 +37,9 @@ class _Node:
         ]
         self.map.write_text("# a comment\n" + "".join(lines))
 
-    def run(self, visible: str | None, own: tuple[int, ...] = (0, 1, 2, 3), script: Path = _SCRIPT) -> str:
+    def run(
+        self, visible: str | None, own: tuple[int, ...] = (0, 1, 2, 3), script: Path = _SCRIPT, mps: str = ""
+    ) -> str:
         """What the script says to Slurm. *own*: devices whose files may be opened; for others they are not there."""
         for path in {path for files in self.files for path in files}:
             path.unlink(missing_ok=True)
@@ -50,6 +53,7 @@ class _Node:
                 "HPC_COMPUTE_GPU_UUIDS": str(self.map),
                 "HPC_COMPUTE_GPU_SETTINGS": str(self.settings),
                 **({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}),
+                **({"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": mps} if mps else {}),
             },
             capture_output=True,
             text=True,
@@ -150,3 +154,24 @@ def test_the_sites_own_may_fail_the_task(node: _Node) -> None:
     Path(f"{script}.next").symlink_to("/bin/false")
     with pytest.raises(subprocess.CalledProcessError):
         node.run("0", script=script)
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ((0,), "export CUDA_VISIBLE_DEVICES=GPU-big\n"),  # device access is limited
+        ((0, 4), "which of 2 GPUs with MPS this share is of"),
+        ((1,), "which of 0 GPUs with MPS this share is of"),
+    ],
+)
+def test_a_share_by_mps_is_of_the_gpu_that_may_be_opened(node: _Node, own: tuple[int, ...], said: str) -> None:
+    node.files.append([node.folder / "dev/nvidia9"])
+    node.map.write_text(node.map.read_text() + f"4 GPU-other {node.files[4][0]}\n")
+    conf = node.folder / "gres.conf"
+    lines = [f"Name=mps Count=100 File={node.files[place][0]} Flags=nvidia_gpu_env" for place in (0, 4)]
+    conf.write_text("\n".join(["AutoDetect=nvml", *lines, ""]))
+    node.settings.write_text(Stored(path=str(conf)).text())
+    assert said in node.run(None, own, mps="25")
+    assert node.run("MIG-a", own, mps="25") == "", "Slurm told"
+    node.map.unlink()
+    assert node.run(None, own, mps="25") == "", "gres.conf is not ours"
