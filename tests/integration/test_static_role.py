@@ -118,14 +118,14 @@ class Cluster:
         return recap[self.cut.name], said
 
     def gres(self, node: Node) -> str:
-        """What the controller offers of it, once it is in service."""
+        """What the controller offers of it, sorted, once it is in service."""
         found = ""
 
         def idle() -> bool:
             nonlocal found
             said = self.controller.run(["scontrol", "--oneliner", "show", "node", node.name], check=False).stdout
             match = re.search(r" Gres=(\S+) .* State=IDLE ", said)
-            found = re.sub(r"\(S:[^)]*\)", "", match[1]) if match else ""
+            found = ",".join(sorted(re.sub(r"\(S:[^)]*\)", "", match[1]).split(","))) if match else ""
             return match is not None
 
         wait_for(f"{node.name} to be idle", idle, seconds=60, every=0.5)
