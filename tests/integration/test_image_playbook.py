@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -12,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rig import nspawn
 from rig.node import Node
+from rig.process import wait_for
 
 REPO = Path(__file__).resolve().parents[2]
 _VENV = REPO / ".venv"
@@ -84,3 +87,72 @@ def test_an_image_has_all_but_an_identity(machine: Node, tmp_path: Path) -> None
 
     recap, said = build(machine, tmp_path)
     assert (recap["failed"], recap["changed"]) == (0, 0), said
+
+
+_CONTROLLER_CONF = """\
+ClusterName=imagetest
+SlurmctldHost=it-image-ctl(10.213.97.47)
+SlurmctldParameters=enable_configless
+SlurmUser=slurm
+AuthType=auth/munge
+StateSaveLocation=/var/lib/slurm/slurmctld
+SlurmdSpoolDir=/var/spool/slurmd
+SelectType=select/cons_tres
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/affinity
+JobAcctGatherType=jobacct_gather/linux
+ReturnToService=2
+MaxNodeCount=8
+PartitionName=main Nodes=ALL Default=YES State=UP
+"""
+
+
+@pytest.fixture
+def controller(machine: Node) -> Iterator[Node]:
+    """A controller that serves its configuration and has never heard of the machine."""
+    node = Node("it-image-ctl", "10.213.97.47", image="controller")
+    node.up()
+    try:
+        (node.root / "etc/slurm/slurm.conf").write_text(_CONTROLLER_CONF)
+        # no control groups in a container
+        (node.root / "etc/slurm/cgroup.conf").write_text("CgroupPlugin=disabled\n")
+        with (node.root / "etc/hosts").open("a") as hosts:
+            hosts.write(f"{machine.ip} {machine.name}\n")
+        node.run(["install", "-d", "-o", "slurm", "-g", "slurm", "/var/lib/slurm/slurmctld"])
+        node.run(["systemctl", "restart", "munge.service", "slurmctld.service"])
+        yield node
+    finally:
+        node.down()
+
+
+def reboot(node: Node) -> None:
+    """Take its power away and give it back."""
+    nspawn.kill(node.name)
+    nspawn.boot(node.name, node.root, node.folder / "console.log")
+    wait_for(f"{node.name} to answer", lambda: node.run(["true"], check=False, timeout=20).returncode == 0, seconds=60)
+    node.run(["systemctl", "is-system-running", "--wait"], check=False)
+
+
+def test_a_machine_made_from_it_joins_when_it_is_told(machine: Node, controller: Node) -> None:
+    def is_idle() -> bool:
+        return " State=IDLE" in controller.run(["scontrol", "-o", "show", "nodes"], check=False).stdout
+
+    reboot(machine)
+    said = machine.run(["journalctl", "--boot", "--unit=hpc-compute-join", "--output=cat"]).stdout
+    assert "was not told: controllers, munge_key" in said
+    assert "was not told: controllers, munge_key" in (machine.folder / "console.log").read_text(errors="replace")
+    assert machine.run(["systemctl", "is-active", "slurmd"], check=False).stdout.strip() == "inactive"
+    assert machine.run(["systemctl", "--failed", "--no-legend", "--plain"]).stdout == ""
+
+    key = base64.b64encode((controller.root / "etc/munge/munge.key").read_bytes()).decode("ascii")
+    told = f"controllers = {controller.ip}\nmunge_key = {key}\ndynamic = yes\n"
+    machine.run(["sh", "-c", "umask 077; cat > /etc/hpc-compute/join.conf"], stdin=told)
+    wait_for(f"{machine.name} to join", is_idle, seconds=60, every=0.5)
+    assert "Partitions=main" in controller.run(["scontrol", "-o", "show", "node", machine.name]).stdout
+    said = controller.run(["srun", "--nodes=1", "--chdir=/tmp", "hostname"]).stdout
+    assert said.strip() == machine.name
+    assert key not in machine.run(["journalctl", "--boot", "--output=cat"]).stdout
+
+    controller.run(["scontrol", "delete", f"nodename={machine.name}"])
+    reboot(machine)
+    wait_for(f"{machine.name} to be back", is_idle, seconds=60, every=0.5)

@@ -74,10 +74,10 @@ def read(root: Path = Path("/"), credentials: Path | None = None) -> Told:
     for place, found in sources:
         for key, value in found.items():
             values.setdefault(key, (place, value))
-    key, public = _munge_key(values, root)
+    munge_key, public = _munge_key(values, root)
     return Told(
         controllers=_read(values, "controllers", _controllers, ()),
-        munge_key=key,
+        munge_key=munge_key,
         node_name=_read(values, "node_name", _node_name, ""),
         dynamic=_read(values, "dynamic", _boolean, False),
         public=public,

@@ -39,7 +39,7 @@ def _with(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 _CUT = machine(gpu(0, profiles=("1g.10gb", "1g.10gb")), gpu(1), problems=(Problem("x", "y", None),)).to_dict()
 _LAYOUT = [{"devices": ["*H100*", f"GPU-{0:08}-0000-0000-0000-{0:012}"], "mig-enabled": True, "mig-devices": {"1g": 3}}]
-_WRONG = (None, True, -1, 10**30, 1.5, "", "x", "\x00", [], [1], {}, {"a": 1}, [[]], [None])
+_WRONG: tuple[Any, ...] = (None, True, -1, 10**30, 1.5, "", "x", "\x00", [], [1], {}, {"a": 1}, [[]], [None])
 
 
 def test_values_of_another_kind_are_told_and_never_an_accident() -> None:
