@@ -15,6 +15,8 @@ import time
 from typing import Any
 
 from ansible_collections.hpc.compute.plugins.filter.slurm_nodes import slurm_nodes, slurm_nodes_change
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.fleet import read_facts, read_files
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.fleet_plan import Present, Standing, plan_fleet
 from ansible_collections.hpc.compute.plugins.module_utils.slurm.lint import lint
 
 LAYOUTS = (
@@ -68,6 +70,11 @@ def main() -> None:
     begin = time.perf_counter()
     findings = lint(files["nodes_conf"], files["gres_conf"])
     print(f"lint of both files: {time.perf_counter() - begin:.2f} s, {len(findings)} findings")
+    begin = time.perf_counter()
+    nodes = [read_facts(host, one) for host, one in hosts.items()]
+    present = Present(files["nodes_conf"], files["gres_conf"], read_files(files["nodes_conf"], files["gres_conf"]))
+    plan = plan_fleet(present, nodes, lambda: Standing({}, frozenset()))
+    print(f"a run that finds nothing to change: {time.perf_counter() - begin:.2f} s, action {plan.change.action}")
 
 
 if __name__ == "__main__":

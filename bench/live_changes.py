@@ -27,9 +27,9 @@ from rig.process import RigError
 
 CONTROLLER = Node("live-ctl", "10.213.97.64", image="controller")
 COMPUTE = {
-    Node("live-h100", "10.213.97.65"): "2xh100-80",
-    Node("live-a100", "10.213.97.66"): "2xa100-40",
-    Node("live-a30", "10.213.97.67"): "2xa30",
+    Node("live-h100", "10.213.97.65", image="compute"): "2xh100-80",
+    Node("live-a100", "10.213.97.66", image="compute"): "2xa100-40",
+    Node("live-a30", "10.213.97.67", image="compute"): "2xa30",
 }
 
 

@@ -56,10 +56,13 @@ class Run:
 class Cluster:
     """A controller and compute nodes of the rig with an Ansible inventory, *hosts*."""
 
-    def __init__(self, controller: Node, compute: Sequence[Node], hosts: Path) -> None:
+    def __init__(
+        self, controller: Node, compute: Sequence[Node], hosts: Path, variables: Mapping[str, Any] | None = None
+    ) -> None:
         self.controller = controller
         self.compute = tuple(compute)
         self.hosts = hosts
+        self.variables = variables or {}
         self.running: subprocess.Popen[str] | None = None
 
     def install_reset(self) -> None:
@@ -69,13 +72,17 @@ class Cluster:
             path.write_text(_NVIDIA_SMI)
             path.chmod(0o755)
 
-    def play(self, *words: str, **variables: Any) -> Run:
+    def change_layout(self, *words: str, **variables: Any) -> Run:
         """Run the playbook ``hpc.compute.gpu_layout``."""
-        values = {"hpc_hosts": "compute", "gpu_layout_change_job_timeout": 120, **variables}
+        return self.play("hpc.compute.gpu_layout", *words, **{"gpu_layout_change_job_timeout": 120, **variables})
+
+    def play(self, playbook: str, *words: str, **variables: Any) -> Run:
+        """Run a playbook of the collection with *variables* and those of the cluster."""
+        values = {"hpc_hosts": "compute", **self.variables, **variables}
         begin = time.monotonic()
         with subprocess.Popen(
             [
-                *(VENV / "bin/ansible-playbook", "-i", self.hosts, "hpc.compute.gpu_layout"),
+                *(VENV / "bin/ansible-playbook", "-i", self.hosts, playbook),
                 *("-e", json.dumps(values), *words),
             ],
             env={**environment.variables(), "ANSIBLE_NOCOLOR": "1"},
@@ -225,7 +232,7 @@ def change(cluster: Cluster, dice: random.Random, wanted: Mapping[str, Any], dis
     thread = threading.Thread(target=run_disturbance)
     thread.start()
     try:
-        first = cluster.play(**variables)
+        first = cluster.change_layout(**variables)
     finally:
         over.set()
         thread.join()
@@ -237,7 +244,7 @@ def change(cluster: Cluster, dice: random.Random, wanted: Mapping[str, Any], dis
             raise RigError(f"an undisturbed change failed:\n{first.said[-6000:]}")
         for node in cluster.compute:
             wait_for(f"{node.name} to answer", lambda node=node: _answers(node), 60)  # type: ignore[misc]
-        again = cluster.play(**variables)
+        again = cluster.change_layout(**variables)
         if again.code != 0:
             raise RigError(f"after '{told[0]}' the next run failed, too:\n{first.said[-6000:]}\n{again.said[-6000:]}")
     cluster.wait_until_in_service()

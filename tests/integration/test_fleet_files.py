@@ -93,6 +93,13 @@ def test_changes_are_what_classify_says(cluster: LoneCluster) -> None:
     assert "new2" not in cluster.run("sinfo -h -N -o %N")
     assert running()
 
+    less = moved.replace("RealMemory=4000", "RealMemory=3900")
+    assert classify(moved, less).drain == ()
+    publish(less)
+    assert "RealMemory=3900" in cluster.run(f"scontrol show node {cluster.node.name}")
+    assert running()
+    publish(moved)
+
     # What does: Slurm kills the job as the number of GPUs changes, though its own is still there.
     grown = moved.replace(f"{_SLICE}:3", f"{_SLICE}:4")
     change = classify(moved, grown)

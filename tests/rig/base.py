@@ -18,7 +18,7 @@ from pathlib import Path
 from . import archive, debs, mounts
 from .archive import Archive
 from .nspawn import in_root
-from .paths import CACHE, locked
+from .paths import CACHE, REPO, locked
 from .process import RigError, log_for, run
 
 #: A bare Debian plus what every cloud image has and Ansible needs. Leaner than a cloud image on purpose: what a role
@@ -38,6 +38,16 @@ PACKAGES = (
 #: Two kernels that are installed and never booted, for what is built for each of them.
 KERNEL_PACKAGES = ("linux-image-amd64", "linux-image-cloud-amd64")
 CONTROLLER_PACKAGES = ("munge", "slurm-client", "slurmctld")
+#: What keeps a controller's accounts.
+ACCOUNTING_PACKAGES = ("--no-install-recommends", "mariadb-server", "slurmdbd")
+#: Most of what the roles install on a compute node, with what tests run there. What is missing here they install.
+COMPUTE_PACKAGES = (
+    "--no-install-recommends",
+    *("acl", "bc", "bind9-dnsutils", "bzip2", "curl", "ethtool", "file", "git", "htop", "hwloc-nox", "iputils-ping"),
+    *("jq", "less", "logrotate", "lsof", "numactl", "pciutils", "procps", "psmisc", "rsync", "strace", "tmux"),
+    *("unzip", "vim-tiny", "wget", "xz-utils", "zstd", "openmpi-bin"),
+    *("munge", "slurm-client", "slurmd", "slurm-wlm-nvml-plugin", "python3-pynvml", "python3-mpi4py"),
+)
 USER = "debian"
 #: Masked where there is no text.
 FILES: Mapping[str, str | None] = {
@@ -66,6 +76,11 @@ def ensure() -> Path:
     return cached("debian", recipe, lambda root, log: _build(root, source, log))
 
 
+def layers(image: str) -> tuple[Path, ...]:
+    """Overlay layers, upper first, of a node of this *image*."""
+    return (ensure(),) if image == "debian" else _LAYERS[image]()
+
+
 def ensure_controller() -> tuple[Path, ...]:
     """Overlay layers, upper first, of a node with Slurm's controller installed but not configured.
 
@@ -73,7 +88,7 @@ def ensure_controller() -> tuple[Path, ...]:
     """
     below = ensure()
     recipe = repr((CONTROLLER_PACKAGES, below.name, "1"))
-    return cached("controller", recipe, lambda root, log: _build_layer(root, below, CONTROLLER_PACKAGES, log)), below
+    return cached("controller", recipe, lambda root, log: _build_layer(root, (below,), CONTROLLER_PACKAGES, log)), below
 
 
 def ensure_kernels() -> tuple[Path, ...]:
@@ -83,7 +98,35 @@ def ensure_kernels() -> tuple[Path, ...]:
     """
     below = ensure()
     recipe = repr((KERNEL_PACKAGES, below.name, "1"))
-    return cached("kernels", recipe, lambda root, log: _build_layer(root, below, KERNEL_PACKAGES, log)), below
+    return cached("kernels", recipe, lambda root, log: _build_layer(root, (below,), KERNEL_PACKAGES, log)), below
+
+
+def ensure_accounting() -> tuple[Path, ...]:
+    """Overlay layers, upper first, of a controller with slurmdbd and its database installed, but not configured."""
+    controller = ensure_controller()
+    recipe = repr((ACCOUNTING_PACKAGES, controller[0].name, "1"))
+    done = cached("accounting", recipe, lambda root, log: _build_layer(root, controller, ACCOUNTING_PACKAGES, log))
+    return done, *controller
+
+
+def ensure_compute() -> tuple[Path, ...]:
+    """Overlay layers, upper first, of a node that already has most of the packages that the roles install.
+
+    For tests of what they do with several nodes. That they install is shown by those that start from a bare Debian.
+    """
+    below = ensure()
+    control = (REPO / "roles/slurm_compute/files/nvml-library.control").read_text(encoding="utf-8")
+    recipe = repr((COMPUTE_PACKAGES, control, below.name, "2"))
+    return cached("compute", recipe, lambda root, log: _build_compute(root, below, control, log)), below
+
+
+_LAYERS: Mapping[str, Callable[[], tuple[Path, ...]]] = {
+    "controller": ensure_controller,
+    "accounting": ensure_accounting,
+    "compute": ensure_compute,
+    "kernels": ensure_kernels,
+}
+IMAGES = ("debian", *_LAYERS)
 
 
 def cached(name: str, recipe: str, build: Callable[[Path, Path], None]) -> Path:
@@ -142,14 +185,39 @@ def _build(root: Path, source: Archive, log: Path) -> None:
         (root / stamp).touch()
 
 
-def _build_layer(root: Path, below: Path, packages: Sequence[str], log: Path) -> None:
+def _build_compute(root: Path, below: Path, control: str, log: Path) -> None:
+    provider = "usr/local/share/hpc-compute/nvml-library"
+
+    def prepare(merged: Path) -> None:
+        sources = merged / "etc/apt/sources.list.d/debian.sources"
+        sources.write_text(sources.read_text().replace("Components: main\n", "Components: main contrib\n"))
+        # the emulated driver's library comes without a package, and pynvml wants one
+        _write(merged, f"{provider}/DEBIAN/control", control)
+        in_root(merged, ["dpkg-deb", "--root-owner-group", "--build", f"/{provider}", f"/{provider}.deb"], log)
+        in_root(merged, ["dpkg", "-i", f"/{provider}.deb"], log)
+
+    _build_layer(root, (below,), COMPUTE_PACKAGES, log, prepare)
+    # the package made one of its own, which is no cluster's; without one it does not start
+    (root / "etc/munge/munge.key").unlink()
+    for unit in ("munge.service", "slurmd.service"):
+        (root / "etc/systemd/system/multi-user.target.wants" / unit).unlink()
+
+
+def _build_layer(
+    root: Path,
+    below: Sequence[Path],
+    packages: Sequence[str],
+    log: Path,
+    prepare: Callable[[Path], None] = lambda _: None,
+) -> None:
     work = root.parent / "overlay"
-    with mounts.overlay((below,), root, work) as merged:
+    with mounts.overlay(below, root, work) as merged:
         # started services would be those of this machine's kernel, in nobody's cgroup
         policy = merged / "usr/sbin/policy-rc.d"
         _write(merged, "usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
         debs.put_into(merged)
+        prepare(merged)
         in_root(merged, ["apt-get", "-q", "update"], log)
         # no boot loader will look for an initial file system, whose making takes longest
         in_root(merged, ["env", "INITRD=No", "apt-get", "-q", "-y", "install", *packages], log)

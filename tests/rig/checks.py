@@ -118,13 +118,15 @@ def _checks() -> list[Check]:
         _pytest("tests of the emulated driver", "emulator", ["tests/emulator"], python),
         _pytest("tests of the rig", "rig", ["tests/rig"], python),
         _pytest("integration tests", "integration", ["tests/integration"], python),
-        Check(
-            "molecule default",
-            [tools / "molecule", "test", "--scenario-name", "default"],
-            report="molecule-default",
-            variables={"HPC_COMPUTE_REPORT": str(_REPORTS / "molecule-default.xml")},
-        ),
+        _molecule("default"),
     ]
+
+
+def _molecule(scenario: str) -> Check:
+    report = f"molecule-{scenario}"
+    command: list[str | Path] = [VENV / "bin/molecule", "test", "--scenario-name", scenario]
+    variables = {"HPC_COMPUTE_REPORT": str(_REPORTS / f"{report}.xml")}
+    return Check(f"molecule {scenario}", command, report=report, variables=variables)
 
 
 def _pytest(name: str, report: str, paths: Sequence[str], variables: Mapping[str, str]) -> Check:

@@ -20,14 +20,15 @@ from . import base, debs, mounts, network, nspawn, ssh
 from .paths import NODES, REPO, STATE, locked
 from .process import Completed, RigError, indented, run, wait_for
 
-IMAGES = ("debian", "controller", "kernels")
+IMAGES = base.IMAGES
 
 
 @dataclass(frozen=True)
 class Node:
     """A node by name. *ip* is an address of the rig's network; who uses which stands in the rig's README.
 
-    *image* is ``debian`` (a bare Debian 13), ``controller`` (with slurmctld installed, not configured) or ``kernels``
+    *image* is ``debian`` (a bare Debian 13), ``controller`` (with slurmctld installed, not configured), ``accounting``
+    (with slurmdbd and its database, too), ``compute`` (with what the roles install on a compute node) or ``kernels``
     (with two of Debian's kernels installed, which are not the one that runs).
     """
 
@@ -65,7 +66,7 @@ class Node:
         self._check()
         check_gpus(gpus or "none")
         if layers is None:
-            layers = self._layers()
+            layers = base.layers(self.image)
         ssh.ensure_keys()
         with locked(f"node-{self.name}"):
             self._remove()
@@ -124,11 +125,6 @@ class Node:
 
     def _ssh_options(self) -> list[str]:
         return ssh.options(self.folder / "ssh")
-
-    def _layers(self) -> tuple[Path, ...]:
-        if self.image == "controller":
-            return base.ensure_controller()
-        return base.ensure_kernels() if self.image == "kernels" else (base.ensure(),)
 
     def _check(self) -> None:
         if self.image not in IMAGES:

@@ -129,7 +129,7 @@ def told_of_held(held: Mapping[str, str]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name in sorted(held, key=sort_key):
         groups.setdefault(held[name], []).append(name)
-    return [f"{fold(names)}: {why}. {_way_out(why)}" for why, names in groups.items()]
+    return [f"{fold(names)}: {why}. {_way_out(why)}." for why, names in groups.items()]
 
 
 def _way_out(why: str) -> str:

@@ -200,11 +200,12 @@ def _compare(shown: str, expected: Mapping[str, str]) -> None:
 
 
 def _last(work: Path) -> str:
-    """The end of what it said, fatal errors before others."""
+    """What it said last: the first fatal error with what led to it, or the last errors."""
     lines: list[str] = []
     for name in ("stderr", "log"):
         with suppress(OSError):
             lines += _ERROR.findall((work / name).read_text(encoding="utf-8", errors="replace"))
-    fatal = [line for line in lines if line.startswith("fatal")]
-    told = list(dict.fromkeys(fatal or lines))[-3:]
+    lines = list(dict.fromkeys(lines))
+    fatal = next((place for place, line in enumerate(lines) if line.startswith("fatal")), len(lines) - 1)
+    told = lines[max(fatal - 2, 0) : fatal + 1]
     return f": {'; '.join(told)}" if told else ""

@@ -127,10 +127,10 @@ def test_nodes_held_for_one_reason_are_told_together_with_what_to_do() -> None:
     told = told_of_held({"n10": grown, "n9": grown, "x": busy, "y": changing, "z": "CPUs=8 is to become 4, but jobs"})
     assert told == [
         f"n[9-10]: {grown}. Change layouts with the playbook hpc.compute.gpu_layout, which takes nodes out of service "
-        "for it; or drain them, wait for their jobs, and run this again",
-        f"x: {busy}. Drain them, wait for their jobs, and run this again",
-        f"y: {changing}. Let the playbook hpc.compute.gpu_layout finish it, or run that again",
-        "z: CPUs=8 is to become 4, but jobs. Drain them, wait for their jobs, and run this again",
+        "for it; or drain them, wait for their jobs, and run this again.",
+        f"x: {busy}. Drain them, wait for their jobs, and run this again.",
+        f"y: {changing}. Let the playbook hpc.compute.gpu_layout finish it, or run that again.",
+        "z: CPUs=8 is to become 4, but jobs. Drain them, wait for their jobs, and run this again.",
     ]
 
 

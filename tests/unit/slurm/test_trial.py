@@ -126,10 +126,10 @@ def refused(conf: Path, machine: Machine, nodes: str = "NodeName=n1 Gres=gpu:a:2
 
 def test_what_slurmctld_says_is_told(conf: Path, machine: Machine) -> None:
     machine.states = ["activating 0", "failed 0"]
-    machine.says = (
-        "slurmctld: error: less\n[now] fatal: Duplicated NodeName n1\nslurmctld: fatal: Duplicated NodeName n1\n"
-    )
-    assert refused(conf, machine) == "slurmctld does not start with these files: fatal: Duplicated NodeName n1"
+    machine.says = "slurmctld: error: first\nslurmctld: error: less\nerror: at line 3\n"
+    machine.says += "[now] fatal: Duplicated NodeName n1\nslurmctld: fatal: Duplicated NodeName n1\n"
+    told = "error: less; error: at line 3; fatal: Duplicated NodeName n1"
+    assert refused(conf, machine) == f"slurmctld does not start with these files: {told}"
     machine.says = "slurmctld: error: one\n"
     assert refused(conf, machine).endswith(": error: one")
     machine.says = ""
