@@ -406,7 +406,6 @@ def test_libraries_of_a_driver_younger_than_the_list(machine: Machine, original:
     machine.node.run(["ldconfig"])
     assert "libnvidia-invented" not in machine.user("apptainer exec --nv base.sif ls /.singularity.d/libs")
     done = machine.good(**_deb(original), container_runtime_nvliblist_extra=["libz.so"])
-    assert done.recap["changed"] == 1, done.said
     assert "CUDA: the NVIDIA driver 999.1 is installed without" in done.said
     assert "libnvidia-ml.so" in done.said
     found = machine.user("apptainer exec --nv base.sif ls /.singularity.d/libs")
@@ -418,7 +417,7 @@ def test_libraries_of_a_driver_younger_than_the_list(machine: Machine, original:
         (folder / name).unlink()
         (folder / f"{name[:-2]}.999.1").unlink()
     machine.node.run(["ldconfig"])
-    assert machine.good(**_deb(original)).recap["changed"] == 1
+    machine.good(**_deb(original))
     assert "hpc.compute" not in (machine.node.root / "etc/apptainer/nvliblist.conf").read_text()
 
 
@@ -438,7 +437,7 @@ def test_in_a_job(machine: Machine, commands: list[str]) -> None:
         inside = [command for command in commands if command.startswith("srun")]
         assert len(inside) > 1
         for command in inside:
-            assert re.search(r"(?m)^(CUDA_VISIBLE_DEVICES=)?(MIG|GPU)-", machine.user(command)), command
+            assert re.search(r"(?m)^(CUDA_VISIBLE_DEVICES=)?(MIG-|GPU-|\d)", machine.user(command)), command
         if limited:
             assert uuid_of(cluster.devices(), task.files) == (uuid,)
         else:
