@@ -106,9 +106,10 @@ def _driver(probe: Probe) -> list[Metric]:
     if found is None:
         raise CollectError(f"expected the version of the kernel module in {path}, found {text.strip()[:120]!r}")
     inventory = read_inventory(probe.root, probe.load)
-    library = inventory.driver_version or ""
     # NVML refuses to work with a kernel module of another version: that, too, is an answer.
-    apart = any(one.code == "version_mismatch" for one in inventory.problems) or library not in ("", found[1])
+    refuses = any(one.code == "version_mismatch" for one in inventory.problems)
+    library = "" if refuses else inventory.driver_version or ""
+    apart = refuses or library not in ("", found[1])
     return [
         Metric(
             "hpc_gpu_driver_info",
