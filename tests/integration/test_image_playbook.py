@@ -29,6 +29,8 @@ _VARIABLES = {
     "image_seal_enabled": False,
     # no kernel here to build it for; its own test has that
     "nvidia_gpu_drivers_enabled": False,
+    # NVIDIA's repository can't be reached from here
+    "monitoring_stack_dcgm_enabled": False,
 }
 
 
@@ -71,7 +73,7 @@ def test_an_image_has_all_but_an_identity(machine: Node, tmp_path: Path) -> None
 
     recap, said = build(machine, tmp_path)
     assert recap["failed"] == 0, said
-    for unit in ("munge", "slurmd"):
+    for unit in ("munge", "slurmd", "prometheus-node-exporter"):
         assert machine.run(["systemctl", "is-enabled", unit], check=False).stdout.strip() == "enabled"
         assert machine.run(["systemctl", "is-active", unit], check=False).stdout.strip() == "inactive"
     slurmd = machine.run(["slurmd", "-V"]).stdout
