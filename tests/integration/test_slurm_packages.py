@@ -1,6 +1,6 @@
 # Copyright: The hpc.compute authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Slurm from packages under SchedMD's names, moved from one version to the next, and back to Debian's.
+"""Slurm from packages under SchedMD's names, moved from one version to the next.
 
 The packages are Debian's own binaries, packed anew under those names: SchedMD publishes none that could be installed
 here. Their plugins stay where Debian has them, as that is compiled in.
@@ -168,7 +168,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         node.down()
 
 
-def test_from_schedmds_names_in_two_versions_to_debians(site: Site) -> None:
+def test_packages_under_schedmds_names_in_two_versions(site: Site) -> None:
     source = {
         "slurm_compute_package_source": "debs",
         "slurm_compute_package_debs": str(site.folder / "debs"),
@@ -203,11 +203,3 @@ def test_from_schedmds_names_in_two_versions_to_debians(site: Site) -> None:
         assert site.version(package) == f"hold installed {NEW}"
     restarted = site.told("systemctl", "show", "-p", "MainPID", "slurmd")
     assert restarted not in (started, "MainPID=0"), "the new slurmd does not run"
-
-    # held packages give way to those that are asked for instead of them
-    said = site.run(slurm_compute_package_hold=True)
-    assert said.failed == 0, said.text
-    assert site.version("slurmd").startswith("hold installed 24.11.")
-    assert " installed" not in site.version("slurm-smd")
-    pid = site.told("systemctl", "show", "-p", "MainPID", "--value", "slurmd")
-    assert site.told("readlink", "-f", f"/proc/{pid}/exe") == "/usr/sbin/slurmd-wlm"
