@@ -62,6 +62,10 @@ options:
     description: Whether a live machine without a GPU gets no driver; RV(wanted) then is false.
     type: bool
     default: false
+  archive:
+    description: Whether to look for RV(archive), too.
+    type: bool
+    default: false
   ignored_kernels:
     description: Installed kernels that get no driver, as releases in which C(*) stands for anything.
     type: list
@@ -184,7 +188,7 @@ driver_names:
   type: list
   elements: str
 archive:
-  description: URI and key of Debian's archive in this machine's apt sources, empty where there is none.
+  description: URI and key of Debian's archive in this machine's apt sources, empty unless O(archive) is true.
   returned: success
   type: dict
   sample: {"uri": "http://deb.debian.org/debian", "signed_by": "/usr/share/keyrings/debian-archive-keyring.pgp"}
@@ -213,11 +217,13 @@ def main() -> None:
             "replace": {"type": "bool", "default": False},
             "hold_kernel": {"type": "bool", "default": True},
             "only_with_gpu": {"type": "bool", "default": False},
+            "archive": {"type": "bool", "default": False},
             "ignored_kernels": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     given = {**module.params, "ignored_kernels": tuple(module.params["ignored_kernels"])}
+    archive = given.pop("archive")
     run = runner(module)
     plan = make_plan(Wishes(**given), read_machine(run, release=os.uname().release))
     if plan.problems:
@@ -243,7 +249,7 @@ def main() -> None:
         wanted=plan.wanted,
         satisfied=plan.satisfied,
         driver_names=DRIVER_NAMES,
-        archive=_archive(run),
+        archive=_archive(run) if archive else {},
     )
 
 

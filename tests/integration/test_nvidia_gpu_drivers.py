@@ -166,7 +166,8 @@ def test_an_image_gets_the_driver_for_every_kernel(machine: Node, vendor: dict[s
     assert installed(machine, *_NAMES, "libcuda1", "libnvidia-ml1") == {OLD}
     held = set(tell(machine, "apt-mark showhold").split())
     assert {*_NAMES, *(f"linux-headers-{kernel}" for kernel in kernels(machine)), "linux-image-amd64"} <= held
-    assert "nvidia" not in tell(machine, "apt-get -s dist-upgrade; apt-get -s --ignore-hold upgrade | grep -i nvidia")
+    # neither as they are held, nor as they are pinned
+    assert "nvidia" not in tell(machine, "apt-get -s dist-upgrade; apt-get -s --ignore-hold dist-upgrade")
 
     assert enabled(machine, "nvidia-device-nodes.service") == ("enabled", "inactive")
     assert enabled(machine, "nvidia-persistenced.service") == ("enabled", "inactive")
@@ -204,6 +205,7 @@ def test_up_with_everything_and_down_again(machine: Node, vendor: dict[str, Any]
         "nvidia_gpu_drivers_fabric_manager": True,
         "nvidia_gpu_drivers_flavour": "proprietary",
         "nvidia_gpu_drivers_module_options": {"NVreg_PreserveVideoMemoryAllocations": True},
+        **_signing_key(machine, tmp_path),
     }
     done = play(machine, tmp_path, **vendor, **more, nvidia_gpu_drivers_branch="595")
     assert not done.failed, done.said
@@ -215,12 +217,27 @@ def test_up_with_everything_and_down_again(machine: Node, vendor: dict[str, Any]
     assert installed(machine, "nvidia-driver-pinning-595") == {"595-1"}
     options = tell(machine, "cat /etc/modprobe.d/hpc-compute-nvidia.conf")
     assert "options nvidia NVreg_PreserveVideoMemoryAllocations=1" in options
+    for kernel in kernels(machine):
+        assert tell(machine, f"modinfo -k {kernel} -F signer nvidia").strip() == "site"
+    assert not (machine.root / "etc/dkms/hpc-compute/signing.key").exists(), "an image carries a private key"
 
     more["nvidia_gpu_drivers_version"] = "580.126.09"
     done = play(machine, tmp_path, **vendor, **more, nvidia_gpu_drivers_pinning_package=False)
     assert not done.failed, done.said
     assert versions(machine) == ["580.126.09"] * 2
     assert installed(machine, *names) == {NEW}
+
+
+def _signing_key(node: Node, folder: Path) -> dict[str, str]:
+    """A key pair of the site's for Secure Boot, as variables."""
+    request = "openssl req -new -x509 -newkey rsa:2048 -nodes -subj /CN=site -outform DER"
+    tell(node, f"{request} -keyout /root/site.key -out /root/site.der 2>/dev/null")
+    for name in ("site.key", "site.der"):
+        (folder / name).write_bytes((node.root / "root" / name).read_bytes())
+    return {
+        "nvidia_gpu_drivers_signing_key_file": str(folder / "site.key"),
+        "nvidia_gpu_drivers_signing_certificate_file": str(folder / "site.der"),
+    }
 
 
 def test_a_killed_installation_and_a_lost_module_are_put_right(

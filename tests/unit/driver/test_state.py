@@ -186,7 +186,7 @@ def test_module_plan(ended: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
         nvidia_driver_plan.main()
     assert "No kernel is installed" in ended["msg"]
     ended.clear()
-    with pytest.raises(Exited), patch_module_args({"only_with_gpu": True}):
+    with pytest.raises(Exited), patch_module_args({"only_with_gpu": True, "archive": True}):
         nvidia_driver_plan.main()
     assert ended["wanted"] is False
     assert ended["archive"] == {
@@ -200,7 +200,7 @@ def test_module_plan(ended: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(AnsibleModule, "run_command", missing)
     ended.clear()
-    with pytest.raises(Exited), patch_module_args({"only_with_gpu": True}):
+    with pytest.raises(Exited), patch_module_args({"only_with_gpu": True, "archive": True}):
         nvidia_driver_plan.main()
     assert ended["archive"] == {}
 
