@@ -88,7 +88,9 @@ def kernels(node: Node) -> list[str]:
 
 def versions(node: Node, module: str = "nvidia") -> list[str]:
     """The version of the module's file for each kernel; an empty one where there is none."""
-    return [tell(node, f"modinfo -k {kernel} -F version {module} || true").strip() for kernel in kernels(node)]
+    return [
+        tell(node, f"modinfo -k {kernel} -F version {module} 2>/dev/null || true").strip() for kernel in kernels(node)
+    ]
 
 
 def installed(node: Node, *names: str) -> set[str]:
