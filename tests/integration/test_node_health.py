@@ -29,7 +29,6 @@ _SETTINGS = {
     "kernel_log": _LOG,
     "checks": {"clock": "off"},
     "resume": ["driver", "gpus", "ecc"],
-    "driver_timeout": 4,
     "epilog_wait": 2,
 }
 _ENVIRONMENT = {
@@ -164,6 +163,8 @@ def test_the_role_installs_it_and_the_node_is_healthy(cluster: Cluster) -> None:
     cluster.run(f"touch {_LOG}; useradd --create-home user")
     cluster.controller.run(["useradd", "--create-home", "user"])
     _, said = cluster.play(str(REPO / "tests/rig/controller.yml"))
+    assert "failed=0" in said, said
+    assert not re.search(r"(failed|unreachable)=[1-9]", said), said
     wait_for("the node to register", lambda: cluster.state()[0] == "IDLE", seconds=60)
     recap, said = cluster.play("hpc.compute.node", "-e", "hpc_hosts=compute")
     assert (recap["failed"], recap["changed"]) == (0, 0), said
@@ -225,10 +226,12 @@ def test_a_memory_fault_drains_and_what_may_be_is_resumed(cluster: Cluster) -> N
 
 
 def test_a_driver_that_hangs_does_not_hang_slurm(cluster: Cluster) -> None:
+    cluster.settings(driver_timeout=4)
     cluster.emulator("fault 'nvmlInit*' --hang")
     cluster.wait_for_reason("driver: the NVIDIA driver does not answer")
     assert cluster.run("systemctl is-active slurmd").strip() == "active"
     cluster.emulator("faults clear")
+    cluster.settings()
     wait_for("the node to be resumed", lambda: cluster.state()[0] == "IDLE", seconds=60)
 
 
