@@ -81,7 +81,7 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("service") / "inventory"
-    controller, node = Node("it-ctl", "10.213.97.87", "controller"), Node("it-dynamic", "10.213.97.85")
+    controller, node = Node("it-ctl", "10.213.97.87", "controller"), Node("it-dynamic", "10.213.97.48")
     try:
         controller.up()
         node.up(gpus="h100-80=1g.10gb*2")
