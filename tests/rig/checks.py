@@ -18,9 +18,6 @@ from .progress import Step, heading, started, step
 _REPORTS = REPO / ".cache/test"
 _COLLECTION = environment.COLLECTIONS / "ansible_collections/hpc/compute"
 
-# Two files of tests at a time: each has nodes and addresses of its own, and much of the time is waiting.
-_BESIDE = ("--numprocesses=2", "--dist=loadfile")
-
 # what a tool says goes to a file
 _PLAIN = {"NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "PY_COLORS": "0", "COLUMNS": "160"}
 
@@ -116,11 +113,11 @@ def _checks() -> list[Check]:
         Check("changelog fragments", [tools / "antsibull-changelog", "lint"]),
         # in processes of their own: Ansible's library behaves as on the control machine, or the NVML library as
         # initialised, for all of a process that ever used it so
-        _pytest("unit tests", "unit", [*_BESIDE, "tests/unit", "--ignore=tests/unit/filter"], python),
+        _pytest("unit tests", "unit", ["tests/unit", "--ignore=tests/unit/filter"], python),
         _pytest("unit tests of filters", "filter", ["tests/unit/filter"], python),
         _pytest("tests of the emulated driver", "emulator", ["tests/emulator"], python),
         _pytest("tests of the rig", "rig", ["tests/rig"], python),
-        _pytest("integration tests", "integration", [*_BESIDE, "tests/integration"], python),
+        _pytest("integration tests", "integration", ["tests/integration"], python),
         _molecule("default"),
     ]
 
