@@ -312,7 +312,7 @@ def dashboard_shows(stack: Stack) -> None:
 
 
 def test_collectors_tell_what_is_there(stack: Stack) -> None:
-    wait_for("the node to be idle", lambda: stack.state() == "idle", seconds=30)
+    wait_for("the node to be idle", lambda: stack.state() == "idle", seconds=90)
     stack.collect()
     stack.collect("system")
     page = stack.page(9100)
