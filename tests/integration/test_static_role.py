@@ -157,6 +157,8 @@ class Cluster:
         nspawn.kill(node.name)
         nspawn.boot(node.name, node.root, node.folder / "console.log")
         wait_for(f"{node.name} to answer", lambda: node.run(["true"], check=False, timeout=20).returncode == 0, 60)
+        # it answers before its GPUs are cut, and the controller doesn't know yet that it was away
+        node.run(["systemctl", "is-system-running", "--wait"], check=False)
 
 
 @pytest.fixture(scope="module")
