@@ -523,7 +523,8 @@ def test_an_image_serves_nothing_yet_and_holds_no_secret(bare: Play) -> None:
     assert not found, f"a secret in an image: {found}"
     # The first boot, before any live run: without the secrets nobody from outside is let in; without a GPU DCGM waits.
     node.run(["systemctl", "start", *units, *gated])
-    assert "127.0.0.1:9100" in node.run(["ss", "-Hltn"]).stdout
+    # systemd calls it started before it listens
+    wait_for("node exporter", lambda: "127.0.0.1:9100" in node.run(["ss", "-Hltn"]).stdout, seconds=30)
     assert ":9400" not in node.run(["ss", "-Hltn"]).stdout
     for unit in gated:
         shown = node.run(["systemctl", "show", "--property=ActiveState,ConditionResult", unit]).stdout.split()
