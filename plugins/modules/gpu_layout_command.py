@@ -51,17 +51,15 @@ path:
   sample: /usr/sbin/gpu-layout
 """
 
-import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hpc.compute.plugins.module_utils.command import main as command_main
-from ansible_collections.hpc.compute.plugins.module_utils.command.bundle import BundleError, bundle
+from ansible_collections.hpc.compute.plugins.module_utils.command.bundle import GPU_LAYOUT
+from ansible_collections.hpc.compute.plugins.module_utils.command.place import place
 
 # Ansible sends what a module imports; the command itself is imported for that.
 _SENT = command_main
-
-_MODE = "0755"
 
 
 def main() -> None:
@@ -71,22 +69,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     path = Path(module.params["path"])
-    try:
-        wanted = bundle()
-        changed = not path.exists() or path.read_bytes() != wanted
-    except BundleError as error:
-        module.fail_json(msg=str(error))
-    except OSError as error:
-        module.fail_json(msg=f"{path} was expected to be a readable file: {error.strerror or error}")
-    if changed and not module.check_mode:
-        if not path.parent.is_dir():
-            module.fail_json(msg=f"the directory {path.parent} of {path} does not exist: make it, or choose another")
-        with tempfile.NamedTemporaryFile(dir=module.tmpdir, delete=False) as draft:
-            draft.write(wanted)
-        module.atomic_move(draft.name, str(path))
-    if path.exists():
-        changed = module.set_mode_if_different(str(path), _MODE, changed)
-    module.exit_json(changed=changed, path=str(path))
+    module.exit_json(changed=place(module, path, GPU_LAYOUT), path=str(path))
 
 
 if __name__ == "__main__":

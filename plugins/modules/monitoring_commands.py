@@ -52,11 +52,10 @@ paths:
   sample: [/usr/sbin/hpc-node-metrics, /usr/sbin/hpc-gpu-jobs]
 """
 
-import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hpc.compute.plugins.module_utils.command.bundle import BundleError, bundle
+from ansible_collections.hpc.compute.plugins.module_utils.command.place import place
 from ansible_collections.hpc.compute.plugins.module_utils.monitoring import jobs_main
 from ansible_collections.hpc.compute.plugins.module_utils.monitoring import main as metrics_main
 
@@ -64,7 +63,6 @@ from ansible_collections.hpc.compute.plugins.module_utils.monitoring import main
 _SENT = (jobs_main, metrics_main)
 
 _COMMANDS = {"hpc-node-metrics": "monitoring.main", "hpc-gpu-jobs": "monitoring.jobs_main"}
-_MODE = "0755"
 
 
 def main() -> None:
@@ -76,24 +74,9 @@ def main() -> None:
     directory = Path(module.params["directory"])
     if not directory.is_dir():
         module.fail_json(msg=f"the directory {directory} does not exist: make it, or choose another")
-    changed = False
-    for name, start in _COMMANDS.items():
-        path = directory / name
-        try:
-            wanted = bundle(start)
-            differs = not path.exists() or path.read_bytes() != wanted
-        except BundleError as error:
-            module.fail_json(msg=str(error))
-        except OSError as error:
-            module.fail_json(msg=f"{path} was expected to be a readable file: {error.strerror or error}")
-        if differs and not module.check_mode:
-            with tempfile.NamedTemporaryFile(dir=module.tmpdir, delete=False) as draft:
-                draft.write(wanted)
-            module.atomic_move(draft.name, str(path))
-        if path.exists():
-            differs = module.set_mode_if_different(str(path), _MODE, differs)
-        changed = changed or differs
-    module.exit_json(changed=changed, paths=[str(directory / name) for name in _COMMANDS])
+    # all of them, also after the first that differs
+    changed = [place(module, directory / name, start) for name, start in _COMMANDS.items()]
+    module.exit_json(changed=any(changed), paths=[str(directory / name) for name in _COMMANDS])
 
 
 if __name__ == "__main__":
