@@ -21,24 +21,6 @@ options:
     description: The directory of which RV(temporary_in_memory) speaks.
     type: path
     default: /tmp
-  files:
-    description: Files with the content that they should have, to be compared in the same call.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path:
-        description: Path of the file.
-        type: path
-        required: true
-      content:
-        description: The content; empty when there should be no file.
-        type: str
-        required: true
-      mode:
-        description: Its permissions in octal digits.
-        type: str
-        default: "0644"
 attributes:
   check_mode:
     description: Can run in check mode and return the same result.
@@ -95,11 +77,6 @@ driver:
   returned: always
   type: dict
   sample: {version: 580.95.05, names: [libcuda.so], unlisted: [], missing: []}
-differing:
-  description: Paths of those O(files) that are not as they should be.
-  returned: always
-  type: list
-  elements: str
 nvliblist_added:
   description: Names that an earlier run has added to C(/etc/apptainer/nvliblist.conf).
   returned: always
@@ -113,63 +90,21 @@ device_specifications:
   sample: [/var/run/cdi/nvidia.yaml]
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hpc.compute.plugins.module_utils.containers import driver_libraries, machine
-
-_LIST = Path("/etc/apptainer/nvliblist.conf")
+from ansible_collections.hpc.compute.plugins.module_utils.containers.facts import gather
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={
-            "temporary_directory": {"type": "path", "default": "/tmp"},  # noqa: S108
-            "files": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "path": {"type": "path", "required": True},
-                    "content": {"type": "str", "required": True},
-                    "mode": {"type": "str", "default": "0644"},
-                },
-            },
-        },
+        argument_spec={"temporary_directory": {"type": "path", "default": "/tmp"}},  # noqa: S108
         supports_check_mode=True,
     )
-
-    def run(command: Sequence[str]) -> tuple[int, str, str]:
-        code, stdout, stderr = module.run_command(list(command))
-        return code, stdout, stderr
-
-    _, architecture, _ = module.run_command(["dpkg", "--print-architecture"], check_rc=True)
-    _, cache, _ = module.run_command(["ldconfig", "-p"], check_rc=True)
-    text = _LIST.read_text(encoding="utf-8") if _LIST.exists() else ""
-    wanted = [
-        machine.Wanted(one["path"], one["content"].encode(), int(one["mode"], 8)) for one in module.params["files"]
-    ]
     try:
-        versions = machine.packages(run)
-        differing = [one.path for one in wanted if not machine.is_as_wanted(one)]
-        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8")
+        found = gather(lambda command: module.run_command(list(command)), module.params["temporary_directory"])
     except OSError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(
-        changed=False,
-        architecture=architecture.strip(),
-        versions=versions,
-        user_namespaces=asdict(machine.namespaces(run)),
-        fuse=machine.has_fuse(),
-        temporary_in_memory=machine.is_tmpfs(mounts, module.params["temporary_directory"]),
-        driver=asdict(driver_libraries.compare(cache, driver_libraries.parse_list(text))),
-        differing=differing,
-        nvliblist_added=driver_libraries.added(text),
-        device_specifications=machine.device_specifications(),
-    )
+    module.exit_json(changed=False, **found)
 
 
 if __name__ == "__main__":

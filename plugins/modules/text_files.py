@@ -34,6 +34,12 @@ options:
         description: Its mode, in octal digits.
         type: str
         default: "0644"
+      validate:
+        description:
+          - A command that must succeed before the first file is written; V(%s) in it stands for the new text of this one.
+          - It is not run in check mode, where what it needs may not be installed yet.
+        type: str
+        default: ""
       state:
         description: V(absent) removes it.
         type: str
@@ -81,6 +87,7 @@ from ansible_collections.hpc.compute.plugins.module_utils.files.text import (
     FileError,
     TextFile,
     changes,
+    try_out,
     write,
 )
 
@@ -88,6 +95,7 @@ _FILE = {
     "path": {"type": "path", "required": True},
     "content": {"type": "str"},
     "mode": {"type": "str", "default": "0644"},
+    "validate": {"type": "str", "default": ""},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
 
@@ -101,6 +109,10 @@ def main() -> None:
     try:
         found = changes([_wanted(module, one) for one in module.params["files"]])
         if not module.check_mode:
+            commands = {Path(one["path"]): one["validate"] for one in module.params["files"] if one["validate"]}
+            for change in found:
+                if change.wanted.path in commands:
+                    try_out(change, commands[change.wanted.path], lambda words: module.run_command(list(words)))
             for change in found:
                 write(change)
     except FileError as error:

@@ -218,7 +218,7 @@ def test_bad_arguments_are_told_at_once_and_change_nothing(machine: Machine) -> 
 def test_a_first_check_tells_what_would_happen(machine: Machine, release: dict[str, Any]) -> None:
     done = machine.role("--check", "--diff", **release)
     assert done.recap["failed"] == 0, done.said
-    assert "Would be installed from" in done.said
+    assert "+apptainer 1.5.4" in done.said
     assert "/etc/apptainer/apptainer.conf" in done.said
     assert machine.versions() == {}
     assert not (machine.node.root / "usr/local/bin/apptainer").exists()
@@ -238,9 +238,9 @@ def test_what_can_not_be_had_leaves_nothing_half_installed(
         "container_runtime_sha256": sums["generic"],
     }
     for variables, part in (
-        (wrong_sum, "checksum"),
-        (nowhere, "Connection refused"),
-        (other, "found apptainer=apptainer 1.4.2 amd64"),
+        (wrong_sum, "Hash Sum mismatch, received"),
+        (nowhere, "connect"),
+        (other, "found apptainer 1.4.2 for amd64"),
         (generic, "libfuse3-3"),
     ):
         done = machine.role(**variables)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,31 +33,6 @@ class Namespaces:
 
     available: bool
     reason: str
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A file as it should be, root's own; *content* is empty where there should be none."""
-
-    path: str
-    content: bytes
-    mode: int
-
-
-def is_as_wanted(file: Wanted, owner: int = 0) -> bool:
-    """Whether it is: content, permissions and owner, and no link to something else.
-
-    :raises OSError: it can't be read.
-    """
-    path = Path(file.path)
-    try:
-        found = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return not file.content
-    if not file.content or not stat.S_ISREG(found.st_mode):
-        return False
-    same = stat.S_IMODE(found.st_mode) == file.mode and found.st_uid == owner
-    return same and path.read_bytes() == file.content
 
 
 def namespaces(run: Run, root: Path = Path("/")) -> Namespaces:

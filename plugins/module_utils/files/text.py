@@ -5,11 +5,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+
+#: exit code, stdout, stderr
+Run = Callable[[Sequence[str]], tuple[int, str, str]]
 
 
 class FileError(Exception):
@@ -57,6 +63,25 @@ def changes(files: Sequence[TextFile]) -> list[Change]:
         if not right:
             found.append(Change(wanted, before, mode))
     return found
+
+
+def try_out(change: Change, command: str, run: Run) -> None:
+    """Have *command*, in which ``%s`` stands for the new file, read it before it is put in place.
+
+    :raises FileError: the command fails.
+    """
+    if change.wanted.content is None:
+        return
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix=f"{change.wanted.path.name}.") as new:
+        new.write(change.wanted.content)
+        new.flush()
+        code, stdout, stderr = run([word.replace("%s", new.name) for word in shlex.split(command)])
+    if code != 0:
+        last = ((stderr.strip() or stdout.strip()).splitlines() or ["no message"])[-1]
+        raise FileError(
+            f"expected a text for {change.wanted.path} that '{command}' takes, it failed with exit code {code}: {last}. "
+            "No file was written"
+        )
 
 
 def write(change: Change) -> None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,10 +18,8 @@ from ansible_collections.hpc.compute.plugins.module_utils.containers.driver_libr
 )
 from ansible_collections.hpc.compute.plugins.module_utils.containers.machine import (
     Run,
-    Wanted,
     device_specifications,
     has_fuse,
-    is_as_wanted,
     is_tmpfs,
     namespaces,
     packages,
@@ -147,26 +144,3 @@ def test_device_specifications(tmp_path: Path) -> None:
     for name in ("etc/cdi/site.json", "run/cdi/nvidia.yaml", "run/cdi/notes.txt"):
         (tmp_path / name).touch()
     assert device_specifications(tmp_path) == ["/etc/cdi/site.json", "/var/run/cdi/nvidia.yaml"]
-
-
-def test_files_as_wanted(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    me = os.getuid()
-    text = Wanted(str(path), b"text\n", 0o644)
-    gone = Wanted(str(path), b"", 0o644)
-    assert not is_as_wanted(text, me)
-    assert is_as_wanted(gone, me)
-    path.write_bytes(b"text\n")
-    path.chmod(0o644)
-    assert is_as_wanted(text, me)
-    assert not is_as_wanted(gone, me)
-    assert not is_as_wanted(text, me + 1)
-    path.chmod(0o664)
-    assert not is_as_wanted(text, me)
-    path.chmod(0o644)
-    path.write_bytes(b"other")
-    assert not is_as_wanted(text, me)
-    path.rename(tmp_path / "elsewhere")
-    path.symlink_to("elsewhere")
-    assert not is_as_wanted(text, me)
-    assert is_as_wanted(Wanted(f"{tmp_path}/elsewhere/x", b"", 0o644), me)

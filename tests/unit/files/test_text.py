@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.hpc.compute.plugins.module_utils.files.text import Change, FileError, TextFile, changes, write
+from ansible_collections.hpc.compute.plugins.module_utils.files.text import Change, FileError, TextFile, changes, try_out, write
 from ansible_collections.hpc.compute.plugins.modules import text_files
 
 
@@ -74,6 +75,31 @@ def test_what_can_not_be_read_or_written(tmp_path: Path, monkeypatch: pytest.Mon
         changes([TextFile(path, "new")])
 
 
+def test_a_command_reads_it_first(tmp_path: Path) -> None:
+    wanted = Change(TextFile(tmp_path / "x", "good\n"), None)
+    seen: list[str] = []
+
+    def run(words: Sequence[str]) -> tuple[int, str, str]:
+        seen.extend([words[0], words[1], Path(words[1]).read_text()])
+        return 0, "", ""
+
+    try_out(wanted, "check %s", run)
+    assert (seen[0], seen[2]) == ("check", "good\n")
+    assert not Path(seen[1]).exists()
+    try_out(Change(TextFile(tmp_path / "x", None), "old"), "check %s", _never)
+    for answer, part in (
+        ((3, "", "first\nlast\n"), "exit code 3: last"),
+        ((1, "said\n", " \n"), "1: said"),
+        ((1, "", ""), "no message"),
+    ):
+        with pytest.raises(FileError, match=part):
+            try_out(wanted, "check %s", lambda _, answer=answer: answer)
+
+
+def _never(words: Sequence[str]) -> tuple[int, str, str]:
+    raise AssertionError(words)
+
+
 class Exited(Exception):  # noqa: N818  # it is how a module ends, not an error
     pass
 
@@ -109,6 +135,16 @@ def test_module(ended: dict[str, Any], tmp_path: Path) -> None:
     told = call(ended, [{**one, "mode": "0644"}])
     assert told["diff"][0]["before_header"] == f"{path} (mode 0600)"
     assert call(ended, [{"path": str(path), "state": "absent"}])["changed"] is True
+
+
+def test_module_writes_nothing_that_one_command_refuses(ended: dict[str, Any], tmp_path: Path) -> None:
+    first = {"path": str(tmp_path / "first"), "content": "a\n", "validate": "grep -q a %s"}
+    second = {"path": str(tmp_path / "second"), "content": "b\n", "validate": "grep -q a %s"}
+    told = call(ended, [first, second])
+    assert f"expected a text for {tmp_path}/second that 'grep -q a %s' takes" in told["msg"]
+    assert list(tmp_path.iterdir()) == []
+    assert call(ended, [first, second], check=True)["changed"] is True
+    assert call(ended, [first, {**second, "validate": "grep -q b %s"}])["changed"] is True
 
 
 def test_module_refuses(ended: dict[str, Any], tmp_path: Path) -> None:
