@@ -36,7 +36,7 @@ options:
         default: "0644"
       validate:
         description:
-          - A command that must succeed before the first file is written; V(%s) in it stands for the new text of this one.
+          - A command that must succeed before the first file is written; V(%s) in it stands for the new text of this.
           - It is not run in check mode, where what it needs may not be installed yet.
         type: str
         default: ""

@@ -19,6 +19,7 @@ import pytest
 from ansible_collections.hpc.compute.plugins.module_utils.containers.apptainer_conf import DIRECTIVES, known
 from integration.apptainer_packages import Releases, fetch, registry, repository, served, version_of
 from integration.lone_cluster import REPO, LoneCluster, tasks_of, uuid_of
+from integration.package_runs import kill_during_installation, transactions
 from rig.node import Node
 
 _VENV = REPO / ".venv"
@@ -94,23 +95,24 @@ class Machine:
         return done.stdout
 
 
-def play(node: Node, folder: Path, variables: dict[str, Any], *words: str) -> Done:
+def prepare(node: Node, folder: Path, variables: dict[str, Any]) -> tuple[list[str | Path], dict[str, str]]:
+    """The command that runs the role, and its environment."""
     inventory, playbook = folder / "hosts.json", folder / "play.yml"
     inventory.write_text(json.dumps({"all": {"hosts": {node.name: {**node.connection(), **variables}}}}))
     playbook.write_text(_PLAY)
+    environment = {
+        **os.environ,
+        "ANSIBLE_COLLECTIONS_PATH": str(_VENV / "collections"),
+        "ANSIBLE_CONFIG": str(REPO / "tests/rig/ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+    }
+    return [_VENV / "bin/ansible-playbook", "-i", inventory, playbook], environment
+
+
+def play(node: Node, folder: Path, variables: dict[str, Any], *words: str) -> Done:
+    command, environment = prepare(node, folder, variables)
     before = time.monotonic()
-    done = subprocess.run(
-        [_VENV / "bin/ansible-playbook", "-i", inventory, playbook, *words],
-        env={
-            **os.environ,
-            "ANSIBLE_COLLECTIONS_PATH": str(_VENV / "collections"),
-            "ANSIBLE_CONFIG": str(REPO / "tests/rig/ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, timeout=300)
     seconds = time.monotonic() - before
     recap = {key: int(value) for key, value in re.findall(r"(ok|changed|failed|unreachable)=(\d+)", done.stdout)}
     assert recap, done.stdout + done.stderr
@@ -269,10 +271,30 @@ def test_versions_up_and_down(machine: Machine, release: dict[str, Any], sums: d
     get = "apptainer config global --get 'allow setuid'"
     assert machine.node.run(["sh", "-c", get]).stdout.strip() == "yes"
 
-    # down again, without the setuid package, which depends on the newer version
+    # down again, without the setuid package, which depends on the newer version; not before the other can be had
+    done = machine.role(**{**old, "container_runtime_sha256": sums["1.5.4"]})
+    assert "Nothing was changed" in done.errors[0], done.said
+    assert machine.versions() == {"apptainer": "1.5.4", "apptainer-suid": "1.5.4"}
+    before = transactions(machine.node)
     machine.good(**old)
+    assert len(transactions(machine.node)) == len(before) + 1, transactions(machine.node)
     assert machine.versions() == {"apptainer": "1.4.2"}
     assert machine.node.run(["sh", "-c", get]).stdout.strip() == "no"
+
+
+def test_a_killed_installation(machine: Machine, release: dict[str, Any], tmp_path: Path) -> None:
+    """Everything is killed with Apptainer half-unpacked, as when a machine loses power; the next run ends well."""
+    machine.node.run(["apt-get", "-qq", "-y", "purge", "apptainer"])
+    command, environment = prepare(machine.node, tmp_path, release)
+    kill_during_installation(machine.node, command, environment, "apptainer", "half-installed")
+    assert machine.node.run(["dpkg", "--audit"]).stdout != ""
+    assert machine.versions() == {}
+    machine.good(**release)
+    assert machine.versions() == {"apptainer": "1.5.4"}
+    assert machine.node.run(["dpkg", "--audit"]).stdout == ""
+    assert not list((machine.node.root / "var/cache").glob("hpc-compute*"))
+    again = machine.good(**release)
+    assert again.recap["changed"] == 0, again.said
 
 
 def test_a_package_file(machine: Machine, original: Path) -> None:
@@ -495,8 +517,11 @@ def test_a_mirror_of_a_registry(machine: Machine, original: Path) -> None:
         assert "blocked" in machine.refused(pull)
 
 
-def test_a_repository(machine: Machine, releases: Releases, sums: dict[str, str]) -> None:
-    assert "1.4.2" in sums
+def test_a_repository(machine: Machine, releases: Releases, release: dict[str, Any], sums: dict[str, str]) -> None:
+    setuid = {"container_runtime_setuid": True, "container_runtime_setuid_sha256": sums["setuid"]}
+    machine.good(**release, **setuid)
+    before = machine.versions()
+    assert len(before) == 2
     repository(machine.node.root / "srv/apt", releases.folder / "v1.4.2/apptainer_1.4.2-trixie+_amd64.deb")
     variables = {
         "container_runtime_source": "apt",
@@ -506,6 +531,17 @@ def test_a_repository(machine: Machine, releases: Releases, sums: dict[str, str]
         ],
         "container_runtime_hold": True,
     }
+    site = dict(variables["container_runtime_repositories"][0])
+    for wrong, part in (
+        ({"uris": ["http://10.213.97.1:9/apt"]}, "10.213.97.1"),
+        ({"trusted": False, "signed_by": "/usr/share/keyrings/none.pgp"}, "none.pgp"),
+    ):
+        done = machine.role(**{**variables, "container_runtime_repositories": [{**site, **wrong}]})
+        assert (done.recap["failed"], done.recap["changed"]) == (1, 0), done.said
+        assert len(done.errors) == 1, done.said
+        assert part in done.errors[0], done.said
+        assert machine.versions() == before
+        assert not list((machine.node.root / "etc/apt/sources.list.d").glob("*site*"))
     machine.good(**variables)
     assert machine.versions() == {"apptainer": "1.4.2"}
     assert machine.node.run(["apt-mark", "showhold"]).stdout.split() == ["apptainer"]

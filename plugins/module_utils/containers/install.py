@@ -136,8 +136,8 @@ def lists_are_fresh(now: float, root: Path = Path("/")) -> bool:
 def install(words: Sequence[str], absent: Sequence[str], run: Run, update: Callable[[], None]) -> None:
     """Have apt install *words*, names and files, and remove the packages *absent*: a trial first, then in earnest.
 
-    What an earlier run left unfinished, killed, is finished first: apt refuses to work until then. A trial that fails is
-    repeated after *update*.
+    What an earlier run left unfinished, killed, is finished first: apt refuses to work until then. A trial that
+    fails is repeated after *update*.
 
     :raises InstallError: apt can't, or would remove another package. Then the machine is as it was, unless it was in
         earnest that apt failed.
@@ -147,8 +147,8 @@ def install(words: Sequence[str], absent: Sequence[str], run: Run, update: Calla
     code, _, stderr = run(_FINISH)
     if code != 0:
         raise InstallError(
-            f"Expected dpkg to finish what was left half-installed; '{' '.join(_FINISH)}' failed with exit code {code}: "
-            f"{_last(stderr)}. See 'dpkg --audit'."
+            f"Expected dpkg to finish what was left half-installed; '{' '.join(_FINISH)}' failed with exit code "
+            f"{code}: {_last(stderr)}. See 'dpkg --audit'."
         )
     code, stdout, stderr = run(trial)
     if code != 0:

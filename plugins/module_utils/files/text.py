@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-
 #: exit code, stdout, stderr
 Run = Callable[[Sequence[str]], tuple[int, str, str]]
 
@@ -79,8 +78,8 @@ def try_out(change: Change, command: str, run: Run) -> None:
     if code != 0:
         last = ((stderr.strip() or stdout.strip()).splitlines() or ["no message"])[-1]
         raise FileError(
-            f"expected a text for {change.wanted.path} that '{command}' takes, it failed with exit code {code}: {last}. "
-            "No file was written"
+            f"expected a text for {change.wanted.path} that '{command}' takes, it failed with exit code {code}: "
+            f"{last}. No file was written"
         )
 
 

@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.hpc.compute.plugins.module_utils.files.text import Change, FileError, TextFile, changes, try_out, write
+from ansible_collections.hpc.compute.plugins.module_utils.files.text import (
+    Change,
+    FileError,
+    TextFile,
+    changes,
+    try_out,
+    write,
+)
 from ansible_collections.hpc.compute.plugins.modules import text_files
 
 
@@ -87,13 +94,19 @@ def test_a_command_reads_it_first(tmp_path: Path) -> None:
     assert (seen[0], seen[2]) == ("check", "good\n")
     assert not Path(seen[1]).exists()
     try_out(Change(TextFile(tmp_path / "x", None), "old"), "check %s", _never)
-    for answer, part in (
-        ((3, "", "first\nlast\n"), "exit code 3: last"),
-        ((1, "said\n", " \n"), "1: said"),
-        ((1, "", ""), "no message"),
-    ):
-        with pytest.raises(FileError, match=part):
-            try_out(wanted, "check %s", lambda _, answer=answer: answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "part"),
+    [
+        ((3, "", "first\nlast\n"), "takes, it failed with exit code 3: last. No file was written"),
+        ((1, "said\n", " \n"), "exit code 1: said"),
+        ((1, "", ""), "exit code 1: no message"),
+    ],
+)
+def test_a_command_refuses(tmp_path: Path, answer: tuple[int, str, str], part: str) -> None:
+    with pytest.raises(FileError, match=part):
+        try_out(Change(TextFile(tmp_path / "x", "bad\n"), None), "check %s", lambda words: answer)
 
 
 def _never(words: Sequence[str]) -> tuple[int, str, str]:
