@@ -46,7 +46,7 @@ def transactions(node: Node) -> list[str]:
 def kill_during_installation(
     node: Node, command: Sequence[str | Path], environment: Mapping[str, str], package: str, state: str
 ) -> None:
-    """Start *command* and, when dpkg has brought *package* to *state*, kill it, apt and dpkg, as a loss of power does."""
+    """Start *command* and, at *package* being *state*, kill it, apt and dpkg, as a loss of power does."""
     stopped, logger = node.root / "var/cache/stopped", node.root / "usr/local/sbin/stop-dpkg"
     hook = node.root / "etc/dpkg/dpkg.cfg.d/stop-dpkg"
     logger.write_text(_LOGGER.format(package=package, state=state))

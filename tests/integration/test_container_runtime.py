@@ -523,18 +523,16 @@ def test_a_repository(machine: Machine, releases: Releases, release: dict[str, A
     before = machine.versions()
     assert len(before) == 2
     repository(machine.node.root / "srv/apt", releases.folder / "v1.4.2/apptainer_1.4.2-trixie+_amd64.deb")
+    site: dict[str, Any] = {"name": "site", "uris": ["file:/srv/apt"], "suites": ["./"], "trusted": True}
     variables = {
         "container_runtime_source": "apt",
         "container_runtime_version": "1.4.2",
-        "container_runtime_repositories": [
-            {"name": "site", "uris": ["file:/srv/apt"], "suites": ["./"], "trusted": True}
-        ],
+        "container_runtime_repositories": [site],
         "container_runtime_hold": True,
     }
-    site = dict(variables["container_runtime_repositories"][0])
     for wrong, part in (
         ({"uris": ["http://10.213.97.1:9/apt"]}, "10.213.97.1"),
-        ({"trusted": False, "signed_by": "/usr/share/keyrings/none.pgp"}, "none.pgp"),
+        ({"trusted": False}, "key"),
     ):
         done = machine.role(**{**variables, "container_runtime_repositories": [{**site, **wrong}]})
         assert (done.recap["failed"], done.recap["changed"]) == (1, 0), done.said
