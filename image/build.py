@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rig import environment, play
+from rig import environment, mounts, play
 from rig.node import Node
 from rig.paths import REPO, VENV
 from rig.process import RigError, log_for, run
@@ -33,7 +34,8 @@ class Wanted:
 
     output: Path = OUTPUT
     disk_size: str = "20G"
-    kernel_options: str = ""
+    #: What a kernel says at every boot takes seconds at the speed of a serial port. Errors it says nevertheless.
+    kernel_options: str = "quiet"
     variables: Sequence[Path] = field(default_factory=list)
 
 
@@ -72,7 +74,7 @@ def build(wanted: Wanted) -> None:
             root = machine.halt(node)
         heading("The image")
         with step("Look for what must not be in it"):
-            _verify(root)
+            verify(root)
         with step("Write down what is in it") as listing:
             described = manifest.describe(root, output)
             listing.note = f"{described.packages} packages"
@@ -90,7 +92,30 @@ def build(wanted: Wanted) -> None:
         print(f"  {path}")
 
 
-def _verify(root: Path) -> None:
+def base(wanted: Wanted) -> None:
+    """Make the Debian 13 that an image begins with a disk image itself, as Debian's cloud image is one.
+
+    For the Packer template, on a machine that can't reach Debian's.
+
+    :raises RigError: a step failed.
+    """
+    size = mebibytes(wanted.disk_size)
+    output = wanted.output.absolute()
+    with step("Debian 13 with kernel and boot loader") as made:
+        root = system.ensure()
+        made.note = str(root)
+    with step(f"Disk of {wanted.disk_size}, for BIOS and UEFI, compressed") as writing:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(dir=output.parent) as work,
+            mounts.overlay((root,), Path(work, "upper"), Path(work, "overlay")) as merged,
+        ):
+            disk.prepare_root(merged, wanted.kernel_options)
+            disk.write(merged, output, disk.Disk(size), log_for("image-disk"))
+        writing.note = f"{output.stat().st_size / 1e9:.2f} GB"
+
+
+def verify(root: Path) -> None:
     """Judge the image as it will be copied, with the collection's own examination.
 
     :raises RigError: something is wrong with it; the message has the lines that say what.

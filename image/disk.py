@@ -12,6 +12,8 @@ from __future__ import annotations
 import shutil
 import struct
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +119,28 @@ def write(root: Path, target: Path, disk: Disk, log: Path) -> None:
         compression = ["-c", "-o", "compression_type=zstd"] if disk.compressed else []
         run(["qemu-img", "convert", "-q", "-W", "-m", "4", "-O", "qcow2", *compression, raw, done], log=log)
         done.rename(target)
+
+
+@contextmanager
+def mounted(image: Path, work: Path) -> Iterator[Path]:
+    """The root file system of *image*, read-only, for the time of a ``with`` block.
+
+    *work* has room for all of it as a plain file.
+
+    :raises RigError: it is none of ``write``'s, or this machine has no loop device.
+    """
+    raw, root = work / "mounted.raw", work / "mounted"
+    run(["qemu-img", "convert", "-O", "raw", image, raw])
+    root.mkdir()
+    # a machine's root file system needs no repair here: what is in the journal is in the image as well
+    options = f"ro,loop,noload,offset={_ROOT_START * _SECTOR}"
+    run(["mount", "-t", "ext4", "-o", options, raw, root])
+    try:
+        yield root
+    finally:
+        run(["umount", root])
+        root.rmdir()
+        raw.unlink()
 
 
 def _partition(raw: Path, root_sectors: int, log: Path) -> None:

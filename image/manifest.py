@@ -32,15 +32,15 @@ def describe(root: Path, output: Path) -> Described:
     :raises RigError: dpkg or debsbom could not read it; the message carries the end of the log.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    packages = _packages(root)
+    found = packages(root)
     place = root / _PLACE
     place.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**_origin(), **_contents(root, packages)}, indent=2) + "\n"
+    text = json.dumps({**_origin(), **_contents(root, found)}, indent=2) + "\n"
     (place / "manifest.json").write_text(text, encoding="utf-8")
     _sboms(root, place)
     for name, beside in zip(_NAMES, _beside(output), strict=True):
         shutil.copyfile(place / name, beside)
-    return Described(len(packages))
+    return Described(len(found))
 
 
 def checksum(output: Path) -> None:
@@ -68,7 +68,7 @@ def _sums(output: Path) -> Path:
     return output.with_name(f"{output.name}.sha256")
 
 
-def _packages(root: Path) -> dict[str, str]:
+def packages(root: Path) -> dict[str, str]:
     """Installed packages with their versions."""
     show = "${db:Status-Status}\t${binary:Package}\t${Version}\n"
     said = run(["dpkg-query", f"--admindir={root}/var/lib/dpkg", "--show", "--showformat", show]).stdout

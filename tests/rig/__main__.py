@@ -51,12 +51,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     image.add_argument("--output", type=Path, default=build.OUTPUT, metavar="FILE", help="default: %(default)s")
     image.add_argument("--disk-size", default="20G", metavar="SIZE", help="default: %(default)s")
     image.add_argument("--vars", type=Path, action="append", default=[], metavar="FILE", help="Ansible variables")
-    image.add_argument("--kernel-options", default="", metavar="WORDS", help="more words for the kernel's command line")
-    image.set_defaults(
-        do=lambda options: build.build(
-            build.Wanted(options.output, options.disk_size, options.kernel_options, options.vars)
-        )
+    image.add_argument(
+        "--kernel-options",
+        default="quiet",
+        metavar="WORDS",
+        help="for the kernel's command line (default: %(default)s)",
     )
+    image.add_argument("--base", action="store_true", help="only the Debian that it begins with, for Packer")
+    image.set_defaults(do=_image)
 
     up = commands.add_parser("up", help="boot a fresh node")
     up.add_argument("name")
@@ -83,6 +85,11 @@ def _demo(options: argparse.Namespace) -> None:
         demo.up(options.gpus, options.fresh)
     else:
         {"down": demo.down, "shell": demo.shell, "status": demo.status}[options.action]()
+
+
+def _image(options: argparse.Namespace) -> None:
+    make = build.base if options.base else build.build
+    make(build.Wanted(options.output, options.disk_size, options.kernel_options, options.vars))
 
 
 def _up(options: argparse.Namespace) -> None:

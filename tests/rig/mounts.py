@@ -42,7 +42,7 @@ def overlay(layers: Sequence[Path], upper: Path, work: Path) -> Iterator[Path]:
 
 def below(folder: Path) -> list[str]:
     """Mount points at or below *folder*, innermost first."""
-    prefix = str(folder)
+    prefix = str(folder.resolve())  # as the kernel names it
     points = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines())
     return [point for point in reversed(list(points)) if point == prefix or point.startswith(prefix + "/")]
 
