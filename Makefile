@@ -12,8 +12,11 @@ ANSIBLE_VARS ?= packer/hpc-compute/vars.yml
 ACCELERATOR ?= $(shell test -w /dev/kvm && grep -qE ' (vmx|svm)( |$$)' /proc/cpuinfo && echo kvm || echo tcg)
 ifeq ($(ACCELERATOR),kvm)
 CPU_MODEL ?= host
+CPUS ?= 2
 else
 CPU_MODEL ?= max
+# With several, a kernel that rewrites its own code under QEMU's emulation is at times run as it was before, and panics.
+CPUS ?= 1
 endif
 
 template := packer/hpc-compute
@@ -24,7 +27,8 @@ key := $(output)/ssh/id_ed25519
 old_packer := $(filter 1.6.%,$(shell $(PACKER) version 2>/dev/null | sed -n 's/^Packer v//p'))
 source_of_packer := $(if $(old_packer),$(template)/hpc-compute.pkr.hcl,$(template))
 variables = -var build_directory=$(output) -var seed_directory=$(seed) -var ssh_private_key_file=$(key) \
-  -var ansible_vars_file=$(abspath $(ANSIBLE_VARS)) -var accelerator=$(ACCELERATOR) -var cpu_model=$(CPU_MODEL) $(PACKER_FLAGS)
+  -var ansible_vars_file=$(abspath $(ANSIBLE_VARS)) -var accelerator=$(ACCELERATOR) -var cpu_model=$(CPU_MODEL) \
+  -var cpus=$(CPUS) $(PACKER_FLAGS)
 
 .PHONY: help init-hpc-compute-packer validate-hpc-compute-packer build-hpc-compute-image clean-hpc-compute-image
 
@@ -43,7 +47,7 @@ validate-hpc-compute-packer: $(seed)/user-data
 # The image of a build before goes only when this one begins; Packer itself refuses a folder that is there.
 build-hpc-compute-image: validate-hpc-compute-packer
 	rm -rf $(output)/hpc-compute
-	CHECKPOINT_DISABLE=1 $(PACKER) build $(variables) $(source_of_packer)
+	CHECKPOINT_DISABLE=1 PACKER_CACHE_DIR=$(CURDIR)/build/packer/cache $(PACKER) build $(variables) $(source_of_packer)
 
 clean-hpc-compute-image:
 	rm -rf $(output)

@@ -129,9 +129,18 @@ build {
       "apt-get -q update",
       "apt-get -q -y upgrade",
       "apt-get -q -y install linux-image-amd64",
-      "systemctl reboot"
+      "systemctl reboot",
+      # until the connection breaks: what comes next must meet the machine after its boot, not before
+      "sleep 600"
     ]
     expect_disconnect = true
+  }
+
+  # Packer waits here until it can log in again, which it does not before it starts Ansible.
+  provisioner "shell" {
+    inline              = ["systemctl is-system-running --wait || systemctl --failed"]
+    pause_before        = "5s"
+    start_retry_timeout = var.ssh_timeout
   }
 
   provisioner "ansible" {
@@ -143,10 +152,9 @@ build {
       "--extra-vars=ansible_python_interpreter=/usr/bin/python3"
     ]
     ansible_env_vars = concat(
-      ["ANSIBLE_PIPELINING=true", "ANSIBLE_HOST_KEY_CHECKING=false"],
+      ["ANSIBLE_PIPELINING=true", "ANSIBLE_HOST_KEY_CHECKING=false", "ANSIBLE_TIMEOUT=60"],
       var.collections_path == "" ? [] : ["ANSIBLE_COLLECTIONS_PATH=${var.collections_path}"]
     )
-    pause_before = "5s"
   }
 
   # What was deleted takes no room in the file.
