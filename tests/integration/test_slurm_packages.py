@@ -203,3 +203,13 @@ def test_packages_under_schedmds_names_in_two_versions(site: Site) -> None:
         assert site.version(package) == f"hold installed {NEW}"
     restarted = site.told("systemctl", "show", "-p", "MainPID", "slurmd")
     assert restarted not in (started, "MainPID=0"), "the new slurmd does not run"
+
+    # Back to Debian's, whose packages conflict with those that are held.
+    said = site.run(slurm_compute_package_hold=True)
+    assert said.failed == 0, said.text
+    assert " installed" not in site.version("slurm-smd-slurmd")
+    assert site.version("slurmd").startswith("hold installed 24.11.")
+    assert site.told("systemctl", "is-active", "slurmd") == "active"
+    assert site.told("systemctl", "show", "-p", "MainPID", "slurmd") != restarted
+    said = site.run(slurm_compute_package_hold=True)
+    assert (said.failed, said.changed) == (0, 0), said.text

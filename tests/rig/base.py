@@ -88,7 +88,7 @@ def ensure_controller() -> tuple[Path, ...]:
     """
     below = ensure()
     recipe = repr((CONTROLLER_PACKAGES, below.name, "1"))
-    return cached("controller", recipe, lambda root, log: _build_layer(root, (below,), CONTROLLER_PACKAGES, log)), below
+    return cached("controller", recipe, lambda root, log: build_layer(root, (below,), CONTROLLER_PACKAGES, log)), below
 
 
 def ensure_kernels() -> tuple[Path, ...]:
@@ -98,14 +98,14 @@ def ensure_kernels() -> tuple[Path, ...]:
     """
     below = ensure()
     recipe = repr((KERNEL_PACKAGES, below.name, "1"))
-    return cached("kernels", recipe, lambda root, log: _build_layer(root, (below,), KERNEL_PACKAGES, log)), below
+    return cached("kernels", recipe, lambda root, log: build_layer(root, (below,), KERNEL_PACKAGES, log)), below
 
 
 def ensure_accounting() -> tuple[Path, ...]:
     """Overlay layers, upper first, of a controller with slurmdbd and its database installed, but not configured."""
     controller = ensure_controller()
     recipe = repr((ACCOUNTING_PACKAGES, controller[0].name, "1"))
-    done = cached("accounting", recipe, lambda root, log: _build_layer(root, controller, ACCOUNTING_PACKAGES, log))
+    done = cached("accounting", recipe, lambda root, log: build_layer(root, controller, ACCOUNTING_PACKAGES, log))
     return done, *controller
 
 
@@ -115,7 +115,7 @@ def ensure_compute() -> tuple[Path, ...]:
     For tests of what they do with several nodes. That they install is shown by those that start from a bare Debian.
     """
     below = ensure()
-    control = (REPO / "roles/slurm_compute/files/nvml-library.control").read_text(encoding="utf-8")
+    control = nvml_provider()
     recipe = repr((COMPUTE_PACKAGES, control, below.name, "2"))
     return cached("compute", recipe, lambda root, log: _build_compute(root, below, control, log)), below
 
@@ -186,30 +186,44 @@ def _build(root: Path, source: Archive, log: Path) -> None:
 
 
 def _build_compute(root: Path, below: Path, control: str, log: Path) -> None:
+    build_layer(root, (below,), COMPUTE_PACKAGES, log, lambda merged: allow_compute_packages(merged, control, log))
+    forget_cluster(root)
+
+
+def nvml_provider() -> str:
+    """What the role's package that stands for a driver's library says of itself."""
+    return (REPO / "roles/apt_packages/files/nvml-library.control").read_text(encoding="utf-8")
+
+
+def allow_compute_packages(merged: Path, control: str, log: Path) -> None:
+    """Have apt know all of :data:`COMPUTE_PACKAGES`, and want no driver for pynvml's sake."""
     provider = "usr/local/share/hpc-compute/nvml-library"
+    sources = merged / "etc/apt/sources.list.d/debian.sources"
+    sources.write_text(sources.read_text().replace("Components: main\n", "Components: main contrib\n"))
+    # the emulated driver's library comes without a package, and pynvml wants one
+    _write(merged, f"{provider}/DEBIAN/control", control)
+    in_root(merged, ["dpkg-deb", "--root-owner-group", "--build", f"/{provider}", f"/{provider}.deb"], log)
+    in_root(merged, ["dpkg", "-i", f"/{provider}.deb"], log)
 
-    def prepare(merged: Path) -> None:
-        sources = merged / "etc/apt/sources.list.d/debian.sources"
-        sources.write_text(sources.read_text().replace("Components: main\n", "Components: main contrib\n"))
-        # the emulated driver's library comes without a package, and pynvml wants one
-        _write(merged, f"{provider}/DEBIAN/control", control)
-        in_root(merged, ["dpkg-deb", "--root-owner-group", "--build", f"/{provider}", f"/{provider}.deb"], log)
-        in_root(merged, ["dpkg", "-i", f"/{provider}.deb"], log)
 
-    _build_layer(root, (below,), COMPUTE_PACKAGES, log, prepare)
-    # the package made one of its own, which is no cluster's; without one it does not start
+def forget_cluster(root: Path) -> None:
+    """Remove the munge key that the package made, which is no cluster's, and let nothing of Slurm start without one."""
     (root / "etc/munge/munge.key").unlink()
-    for unit in ("munge.service", "slurmd.service"):
-        (root / "etc/systemd/system/multi-user.target.wants" / unit).unlink()
+    for unit in ("munge.service", "slurmd.service", "slurmctld.service"):
+        (root / "etc/systemd/system/multi-user.target.wants" / unit).unlink(missing_ok=True)
 
 
-def _build_layer(
+def build_layer(
     root: Path,
     below: Sequence[Path],
     packages: Sequence[str],
     log: Path,
     prepare: Callable[[Path], None] = lambda _: None,
 ) -> None:
+    """An overlay layer *root* over *below* with *packages* installed; *prepare* may change the merged folder before.
+
+    :raises RigError: apt or dpkg failed.
+    """
     work = root.parent / "overlay"
     with mounts.overlay(below, root, work) as merged:
         # started services would be those of this machine's kernel, in nobody's cgroup
