@@ -115,3 +115,29 @@ def test_a_dynamic_node_introduces_itself_with_its_devices(cluster: Cluster) -> 
     assert re.search(r"changed=0 +unreachable=0 +failed=0", said), said
     device = cluster.told("srun", "--chdir=/", "--gres=gpu:1", "printenv", "CUDA_VISIBLE_DEVICES")
     assert device.startswith("MIG-"), device
+
+
+def test_what_is_for_nodes_with_a_line_leaves_it_alone(cluster: Cluster) -> None:
+    layout = {
+        "version": "v1",
+        "mig-configs": {"all": [{"devices": "all", "mig-enabled": True, "mig-devices": {"1g.10gb": 7}}]},
+    }
+    before = cluster.scontrol()
+    code, said = cluster.play(
+        "hpc.compute.gpu_layout",
+        hpc_hosts=cluster.node.name,
+        slurm_compute_dynamic=True,
+        gpu_layout_change_controllers=[cluster.controller.name],
+        gpu_layout_config=layout,
+    )
+    assert code == 2, said
+    assert f"scontrol delete NodeName={cluster.node.name}" in " ".join(said.split()), said
+    code, said = cluster.play(
+        "hpc.compute.controller",
+        hpc_hosts=cluster.node.name,
+        hpc_controllers=cluster.controller.name,
+        slurm_compute_dynamic=True,
+    )
+    assert code == 2, said
+    assert f"no line is written for {cluster.node.name}, which introduce themselves" in " ".join(said.split()), said
+    assert cluster.scontrol().partition(" LastBusyTime")[0] == before.partition(" LastBusyTime")[0]
