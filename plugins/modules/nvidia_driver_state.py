@@ -140,7 +140,7 @@ def main() -> None:
         on_disk=state.on_disk,
         loaded=machine.loaded and machine.loaded.version,
         gpus=[gpu.address for gpu in machine.gpus],
-        nvswitches=len(machine.functions) - len(machine.gpus),
+        nvswitches=machine.nvswitches,
         reboot=state.reboot,
         stale_initramfs=state.stale_initramfs,
         passthrough=state.passthrough,

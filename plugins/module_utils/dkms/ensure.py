@@ -7,12 +7,13 @@ Commands enter as a callable, so that a recorded output is as good as a running 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .kernels import Kernel, installed_kernels, sort_key
-from .status import Entry, first_error, parse_status
+from .status import Entry, first_error, parse_status, signing_error
 
 #: dkms says with this exit code that the module's own dkms.conf (BUILD_EXCLUSIVE_...) rules the kernel out.
 EXCLUDED = 77
@@ -229,9 +230,19 @@ class Dkms:
             built = self._run(["dkms", "build", "--force", *words])
             if built.rc != 0:
                 return self._problem(step, built)
+            if unsigned := signing_error(built.stderr):
+                # What is installed stays; what was built is dated so that it counts for nothing the next time.
+                folder = self._root / _STATE / step.name / step.version / step.kernel
+                for path in folder.glob("*/module/*"):
+                    os.utime(path, (0, 0))
+                return unsigned
             words.append("--force")
         done = self._run(["dkms", "install", *words])
-        return None if done.rc == 0 else self._problem(step, done)
+        if done.rc != 0:
+            return self._problem(step, done)
+        if unsigned := signing_error(done.stderr):
+            self._run(["dkms", "unbuild", *words])
+        return unsigned
 
     def _problem(self, step: Step, done: Completed) -> str:
         if done.rc == EXCLUDED:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .ensure import EXCLUDED, Completed, DkmsError
 from .kernels import installed_kernels
-from .status import first_error
+from .status import first_error, signing_error
 
 #: With this file DKMS packages are installed without being built. Ours carries the mark, and only for a moment.
 NO_AUTOINSTALL = Path("etc/dkms/no-autoinstall")
@@ -199,7 +199,9 @@ class Prover:
         words += ["--dkmstree", str(self._tree), "--sourcetree", str(self._work / "tree/usr/src")]
         done = self._run([*words, "-m", module, "-v", version, "-k", kernel], None)
         if done.rc == 0:
-            return None
+            if unsigned := signing_error(done.stderr):
+                shutil.rmtree(self._tree / module / version / kernel)  # or it would count next time
+            return unsigned
         if done.rc == EXCLUDED:
             return "the package's own dkms.conf rules this kernel out (BUILD_EXCLUSIVE)"
         log = self._tree / module / version / "build/make.log"

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 _ENTRY = re.compile(
     r"(?P<name>[^/,\s]+)/(?P<version>[^,:\s]+)(?:, (?P<kernel>[^,\s]+), (?P<arch>[^:\s]+))?: "
     r"(?P<state>added|built|installed|broken)\b(?P<rest>.*)"
 )
+# The first since dkms 3.1, the second before. "(Original modules exist)" is none.
+_WARNING = re.compile(r"\(((?:Built modules are missing|Differences between)[^)]*)\)|WARNING!\s*([^)]*)")
 # The compiler, then the linker of modules (which names symbols that a kernel does not offer), then make.
 _ERRORS = (
     re.compile(r"^(?P<place>[^\s:][^:]*:\d+:(?:\d+:)?) (?:fatal )?error: (?P<text>.+)$"),
@@ -36,17 +39,29 @@ def parse_status(text: str) -> list[Entry]:
     found = []
     for line in text.splitlines():
         if match := _ENTRY.match(line.strip()):
-            warning = re.search(r"WARNING!\s*([^)]*)", match["rest"])
+            warning = _WARNING.search(match["rest"])
             found.append(
                 Entry(
                     match["name"],
                     match["version"],
                     match["kernel"],
                     match["state"],
-                    warning[1].strip() if warning else "",
+                    (warning[1] or warning[2]).strip() if warning else "",
                 )
             )
     return found
+
+
+def signing_error(said: str) -> str | None:
+    """What went wrong when dkms signed what it had built, of which it only warns; ``None`` where nothing did."""
+    match = re.search(r"Failed to sign module '([^']*)'!\s*(.*)", said)
+    if match is None:
+        return None
+    return (
+        f"{Path(match[1]).name} was built and can't be signed ({match[2].strip() or 'no reason is given'}): see that "
+        "key and certificate (mok_signing_key, mok_certificate in /etc/dkms/framework.conf.d) are a pair, and have no "
+        "passphrase"
+    )
 
 
 def first_error(log: str) -> str:

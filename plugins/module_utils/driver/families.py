@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which kind of kernel module a board can be driven by, and by which branches of the driver, from its PCI device id.
 
-NVIDIA gives each chip a block of ids. An id in no block is a board newer than this table: it is taken for one of the
-newest family, as an old one would be in it.
+NVIDIA gives each chip a block of ids. The blocks are those of the PCI ID repository (pci.ids 2025.06.09 of Debian 13;
+GB110 from 31c0 on, GB300 with 31c2 and 31c3, are newer). An id in no block is a board newer than
+this table: it is taken for one of the newest family, as an old one would be in it.
 """
 
 from __future__ import annotations

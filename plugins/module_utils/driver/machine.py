@@ -38,7 +38,10 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Machine:
-    """See :func:`read_machine`. *functions*: GPUs and NVSwitches. *interrupted*: a run was killed."""
+    """See :func:`read_machine`. *functions*: GPUs and NVSwitches. *interrupted*: a run was killed.
+
+    *managed_switches*: adapters that manage NVSwitches which are no functions of the PCI bus, as from Blackwell on.
+    """
 
     functions: tuple[PciFunction, ...] = ()
     kernels: tuple[Kernel, ...] = ()
@@ -48,11 +51,17 @@ class Machine:
     virtual: bool = False
     running_kernel: str = ""
     interrupted: bool = False
+    managed_switches: int = 0
     problems: tuple[Problem, ...] = ()
 
     @property
     def gpus(self) -> tuple[PciFunction, ...]:
         return tuple(function for function in self.functions if function.is_gpu)
+
+    @property
+    def nvswitches(self) -> int:
+        """How many ways there are to NVSwitches; 0 where there are none."""
+        return len(self.functions) - len(self.gpus) + self.managed_switches
 
     def package(self, name: str) -> Package | None:
         """The package of that name if it is there, finished or not."""
@@ -73,6 +82,7 @@ def read_machine(run: Run, root: Path = Path("/"), release: str = "") -> Machine
         virtual=re.search(r"^flags\s*:.*\bhypervisor\b", _text(root / "proc/cpuinfo"), re.MULTILINE) is not None,
         running_kernel=release,
         interrupted=INTERRUPTED_MARK in _text(root / NO_AUTOINSTALL),
+        managed_switches=_managed_switches(root),
         problems=tuple(problems),
     )
 
@@ -81,6 +91,16 @@ def parse_loaded(text: str) -> Loaded | None:
     """Read ``/proc/driver/nvidia/version``; ``None`` for an empty one, which is that of a machine without it."""
     match = _LOADED.search(text)
     return Loaded(match[2], "Open" in match[1]) if match else None
+
+
+def _managed_switches(root: Path) -> int:
+    """Network adapters that say in their vital product data that they manage NVSwitches.
+
+    The same question as that of ``_assert_nvlink5_system`` in NVIDIA's gpu-driver-container.
+    """
+    return sum(
+        b"SW_MNG" in path.read_bytes() for path in root.glob("sys/class/infiniband/*/device/vpd") if path.is_file()
+    )
 
 
 def _text(path: Path) -> str:

@@ -12,7 +12,7 @@ from .probe import CollectError, Probe
 
 # 6.12.117+deb13-cloud-amd64: a version, then the flavour. Two flavours are two machines' kernels, not old and new.
 _KERNEL = re.compile(r"(?P<version>[0-9][0-9.]*(?:[+~][a-z0-9.]+)*(?:-[0-9][0-9.]*)*)-(?P<flavour>[a-z][a-z0-9-]*)")
-# `dkms status`: "nvidia/580.95.05, 6.12.117+deb13-amd64, x86_64: installed (WARNING! ...)"; only "added" has no kernel.
+# `dkms status`: "nvidia/580.95.05, 6.12.117+deb13-amd64, x86_64: installed (...)"; only "added" has no kernel.
 _DKMS = re.compile(r"(?P<module>[^/,\s]+)/(?P<version>[^,:\s]+)(?:, (?P<kernel>[^,\s]+), [^:]+)?: (?P<state>\w+)")
 _LOADED = re.compile(r"(?:Kernel Module(?: for \S+)?|Module for \S+)\s+(\d+(?:\.\d+)+)")
 _REBOOT = "run/reboot-required"

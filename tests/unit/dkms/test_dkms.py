@@ -49,6 +49,7 @@ class Machine:
         self.log = LOG
         self.calls: list[list[str]] = []
         self.there = True
+        self.warning = ""
 
     def kernel(self, release: str, *, headers: bool = True) -> None:
         (self.root / "lib/modules" / release / "kernel").mkdir(parents=True)
@@ -92,9 +93,13 @@ class Machine:
                 log.parent.mkdir(parents=True, exist_ok=True)
                 log.write_text(self.log)
             return Completed(code, "", "Error! Bad return status for module build\n")
+        if words[1] == "build":
+            self.built(name, version, kernel)
+        if words[1] == "unbuild":
+            del self.state[name, version, kernel]
         if words[1] == "install":
             self.built(name, version, kernel)
-        return Completed(0, "", "")
+        return Completed(0, "", self.warning)
 
     def dkms(self) -> Dkms:
         return Dkms(self.run, self.root)
@@ -162,6 +167,16 @@ def test_one_kernel_may_be_chosen(machine: Machine) -> None:
     [
         ("built", "is built, not installed", ["install"]),
         (
+            "installed (Differences between built and installed modules)",
+            "dkms says Differences between built and installed modules",
+            ["build", "install"],
+        ),
+        (
+            "installed (Original modules exist) (Built modules are missing in the kernel modules folder)",
+            "dkms says Built modules are missing",
+            ["build", "install"],
+        ),
+        (
             "installed (WARNING! Missing some built modules!)",
             "dkms says Missing some built modules!",
             ["build", "install"],
@@ -224,6 +239,24 @@ def test_a_forced_build_that_fails_is_not_installed(machine: Machine) -> None:
     with pytest.raises(DkmsError, match=r"found: Error! Bad return status for module build \(exit code 10\)"):
         dkms.carry_out(dkms.plan(BEEGFS))
     assert machine.calls[-1][1] == "build"
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_module_that_can_not_be_signed_is_none(machine: Machine, again: bool) -> None:
+    """dkms only warns; what is there unsigned must not count the next time."""
+    newer = machine.root / "signing.der"
+    if again:
+        for kernel in (OLD, NEW):
+            os.utime(machine.built("beegfs", "8.3.1", kernel), (0, 0))
+    newer.touch()
+    machine.warning = "Warning: Failed to sign module '/x/beegfs.ko'!\nAt main.c:300: PEM_read\n"
+    plan = machine.dkms().plan([Wanted("beegfs")], [NEW], [newer])
+    with pytest.raises(DkmsError, match=r"beegfs\.ko was built and can't be signed \(At main\.c:300: PEM_read\)"):
+        machine.dkms().carry_out(plan)
+    machine.warning = ""
+    assert [step.kernel for step in machine.dkms().plan([Wanted("beegfs")], [NEW], [newer]).steps] == [NEW]
+    # what was there before stays
+    assert (machine.state.get(("beegfs", "8.3.1", NEW)) == "installed") == again
 
 
 def test_a_kernel_without_headers_is_told_before_anything_is_built(machine: Machine) -> None:

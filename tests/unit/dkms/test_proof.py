@@ -52,6 +52,7 @@ class Machine:
         self.log = True
         self.download = 0
         self.add = 0
+        self.warning = ""
         for release in (FIRST, SECOND):
             (root / "lib/modules" / release / "kernel").mkdir(parents=True)
             (root / "lib/modules" / release / "build/include").mkdir(parents=True)
@@ -93,7 +94,7 @@ class Machine:
         module = base / kernel / "x86_64/module"
         module.mkdir(parents=True)
         (module / "nvidia-current.ko.xz").write_text(kernel)
-        return Completed(0, "", "")
+        return Completed(0, "", self.warning)
 
     def built(self) -> list[str]:
         return [words[-1] for words in self.calls if words[0] == "env"]
@@ -136,6 +137,24 @@ def test_a_failure_says_what_and_why(machine: Machine) -> None:
     assert said.endswith(f"found kernel {SECOND}: {problem} (exit code 10, all of it in {log})")
     assert "pci_resize_resource" in log.read_text()
     assert machine.prover.proof() is None
+
+
+#: dkms only warns, and ends with 0; the reason is what the kernel's sign-file says.
+UNSIGNED = """\
+Warning: Failed to sign module '/x/nvidia-current.ko'!
+At main.c:300: sign-file: /etc/dkms/hpc-compute/signing.key
+"""
+
+
+def test_a_module_that_can_not_be_signed_is_none(machine: Machine) -> None:
+    machine.warning = UNSIGNED
+    for _ in range(2):  # what was built unsigned does not count the next time
+        with pytest.raises(DkmsError) as caught:
+            machine.prover.prove(PACKAGE, VERSION, [FIRST])
+        assert "nvidia-current.ko was built and can't be signed (At main.c:300: sign-file: /etc/" in str(caught.value)
+    machine.warning = ""
+    machine.prover.prove(PACKAGE, VERSION, [FIRST])
+    assert machine.built() == [FIRST] * 3
 
 
 def test_a_failure_without_a_log(machine: Machine) -> None:

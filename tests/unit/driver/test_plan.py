@@ -59,7 +59,7 @@ def problem(plan: Plan) -> str:
 @pytest.mark.parametrize(
     ("device_id", "family"),
     [
-        # as NVIDIA's own list of supported boards has them, first and last of each chip
+        # as the PCI ID repository has them, first and last of each chip
         ("1340", families.MAXWELL),
         ("13f2", families.MAXWELL),
         ("1436", families.MAXWELL),
@@ -85,7 +85,11 @@ def problem(plan: Plan) -> str:
         ("28f8", families.ADA),
         ("2901", families.BLACKWELL),
         ("2bb5", families.BLACKWELL),
+        ("2941", families.BLACKWELL),
+        ("29bc", families.BLACKWELL),
+        ("2f58", families.BLACKWELL),
         ("3182", families.BLACKWELL),
+        ("31c0", families.BLACKWELL),
         ("3f01", families.UNKNOWN),
         ("0fc6", families.KEPLER),
     ],

@@ -76,6 +76,14 @@ def test_a_machine_is_read(tmp_path: Path) -> None:
     assert machine.package("libcuda1") is None
 
 
+def test_switches_behind_an_adapter_are_found(tmp_path: Path) -> None:
+    gpu_at(tmp_path)
+    write(tmp_path / "sys/class/infiniband/mlx5_0/device/vpd", "an adapter like any other")
+    assert read_machine(run_of({}), tmp_path).nvswitches == 0
+    write(tmp_path / "sys/class/infiniband/mlx5_1/device/vpd", "V2 SMDL=SW_MNG")
+    assert read_machine(run_of({}), tmp_path).nvswitches == 1
+
+
 def test_an_empty_machine_is_read(tmp_path: Path) -> None:
     (tmp_path / "sys/bus").mkdir(parents=True)
     # the site's own decision not to build is none of ours
