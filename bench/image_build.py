@@ -64,8 +64,7 @@ _REST = "the rest of Debian"
 
 def image_way(output: Path, variables: list[Path]) -> float:
     """``./run image`` with a base system that is built, too; its seconds."""
-    for path in (CACHE / "roots").glob("bootable-*"):
-        mounts.remove_tree(path)
+    mounts.remove_tree(system.ensure())
     start = time.monotonic()
     build.build(build.Wanted(output, variables=variables))
     return time.monotonic() - start
@@ -112,9 +111,8 @@ def table(root: Path) -> list[tuple[str, float, float]]:
         if status == "installed":
             listed = run(["dpkg-query", f"--admindir={root}/var/lib/dpkg", "--listfiles", name]).stdout.splitlines()
             own = {(root / line.lstrip("/")).parent.resolve() / Path(line).name for line in listed} & rest
-            files[next((part for part, names in PARTS.items() if source.startswith(names)), "the rest of Debian")] |= (
-                own
-            )
+            part = next((part for part, names in PARTS.items() if source.startswith(names)), _REST)
+            files[part] |= own
             rest -= own
     files["modules built here"] = {path for path in rest if "dkms" in path.parts}
     files["initial file systems"] = {path for path in rest if path.name.startswith("initrd.img")}

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rig import nspawn
+from rig import base, nspawn
 from rig.node import Node
 from rig.process import wait_for
 
@@ -15,8 +15,16 @@ from . import system
 NODE = Node("image-build", "10.213.97.12")
 #: First boots are for the machines that run the image, not for the one that makes it.
 _NO_CLOUD_INIT = "etc/cloud/cloud-init.disabled"
+#: For what writes dates into the files that it makes, such as initial file systems: all images have the same one.
+_ENVIRONMENT = "etc/environment"
 #: What the rig puts into any node to reach it, and nobody else needs.
 _OF_THE_RIG = ("etc/systemd/network/10-rig.network", _NO_CLOUD_INIT)
+_HOSTS = """\
+127.0.0.1 localhost
+::1 localhost ip6-localhost ip6-loopback
+ff02::1 ip6-allnodes
+ff02::2 ip6-allrouters
+"""
 
 
 def start() -> Node:
@@ -24,7 +32,8 @@ def start() -> Node:
 
     :raises RigError: it did not come up.
     """
-    NODE.up(layers=(system.ensure(),), files={_NO_CLOUD_INIT: "", "etc/fstab": ""})
+    date = f"SOURCE_DATE_EPOCH={base.DATE}\n"
+    NODE.up(layers=(system.ensure(),), files={_NO_CLOUD_INIT: "", "etc/fstab": "", _ENVIRONMENT: date})
     return NODE
 
 
@@ -37,6 +46,9 @@ def halt(node: Node) -> Path:
     wait_for(f"{node.name} to shut down", lambda: not nspawn.is_up(node.name), seconds=60)
     for path in _OF_THE_RIG:
         (node.root / path).unlink()
+    (node.root / _ENVIRONMENT).write_text("", encoding="ascii")
+    (node.root / "etc/hosts").write_text(_HOSTS, encoding="ascii")
+    (node.root / "etc/.resolv.conf.systemd-resolved.bak").unlink(missing_ok=True)
     resolv = node.root / "etc/resolv.conf"
     resolv.unlink(missing_ok=True)
     resolv.symlink_to("../run/systemd/resolve/stub-resolv.conf")

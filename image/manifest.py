@@ -8,7 +8,9 @@ import hashlib
 import json
 import re
 import shutil
+import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ def describe(root: Path, output: Path) -> Described:
     place.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**_origin(), **_contents(root, found)}, indent=2) + "\n"
     (place / "manifest.json").write_text(text, encoding="utf-8")
-    _sboms(root, place)
+    _sboms(root, place, text)
     for name, beside in zip(_NAMES, _beside(output), strict=True):
         shutil.copyfile(place / name, beside)
     return Described(len(found))
@@ -97,6 +99,16 @@ def _origin() -> dict[str, Any]:
     }
 
 
-def _sboms(root: Path, place: Path) -> None:
+def _newest_package(root: Path) -> datetime:
+    """When the newest of the installed packages was made: the state of the archive that an image is made from."""
+    changelogs = (path.stat().st_mtime for path in root.glob("usr/share/doc/*/changelog.Debian.gz"))
+    return datetime.fromtimestamp(max(changelogs, default=0), UTC)
+
+
+def _sboms(root: Path, place: Path, text: str) -> None:
+    """*text*: of the manifest. Names and date follow from the content: the same gives the same files."""
+    identity = uuid.uuid5(uuid.NAMESPACE_OID, text)
     words: list[str | Path] = ["generate", "--root", root, "--distro-name", "hpc-compute", "--out", place / "sbom"]
+    words += ["--spdx-namespace", f"urn:uuid:{identity}", "--cdx-serialnumber", str(identity)]
+    words += ["--timestamp", _newest_package(root).isoformat(timespec="seconds")]
     run([VENV / "bin/debsbom", *words], log=log_for("image-sbom"))

@@ -43,7 +43,9 @@ def ensure() -> Path:
     :raises RigError: it cannot be built; the message carries the end of the log.
     """
     source = archive.of_this_machine()
-    return base.cached("bootable", repr((PACKAGES, source, "2")), lambda root, log: _build(root, source, log))
+    return base.cached(
+        "bootable", repr((PACKAGES, source, base.DATE, "2")), lambda root, log: _build(root, source, log)
+    )
 
 
 def _build(root: Path, source: archive.Archive, log: Path) -> None:

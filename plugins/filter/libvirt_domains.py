@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -15,7 +16,9 @@ from ansible_collections.hpc.compute.plugins.module_utils.image import domain
 _KINDS = ("kvm", "qemu")
 
 
-def libvirt_domains(clusters: Any, folder: str = "/var/lib/libvirt/images", kind: str = "kvm") -> list[dict[str, str]]:
+def libvirt_domains(
+    clusters: Any, folder: str = "/var/lib/libvirt/images", kind: str = "kvm", images: str = ""
+) -> list[dict[str, str]]:
     """See ``libvirt_domains.yml`` for what goes in and comes out."""
     if not isinstance(clusters, Mapping):
         raise AnsibleFilterError(f"libvirt_domains: expected the mapping 'clusters', found {type(clusters).__name__}")
@@ -30,7 +33,7 @@ def libvirt_domains(clusters: Any, folder: str = "/var/lib/libvirt/images", kind
             "name": machine.name,
             "xml": domain.to_xml(machine, folder, kind),
             "disk": domain.disk_path(machine, folder),
-            "disk_command": shlex.join(domain.disk_command(machine, folder)),
+            "disk_command": shlex.join(domain.disk_command(machine, folder, images or str(Path.cwd()))),
         }
         for machine in machines
     ]

@@ -49,6 +49,8 @@ COMPUTE_PACKAGES = (
     *("munge", "slurm-client", "slurmd", "slurm-wlm-nvml-plugin", "python3-pynvml", "python3-mpi4py"),
 )
 USER = "debian"
+#: The date in files that have one: of Debian 13's release, so that the same packages give the same files.
+DATE = 1754697600
 #: Masked where there is no text.
 FILES: Mapping[str, str | None] = {
     # apt runs when a playbook says so, not when a timer fires in the middle of a test
@@ -153,7 +155,7 @@ def bootstrap(root: Path, packages: Sequence[str], source: Archive, log: Path) -
     command = ["unshare", "--mount", "mmdebstrap", "--mode=root", "--variant=minbase", "--dpkgopt=force-unsafe-io"]
     command += [f"--aptopt={setting}" for setting in source.proxies]
     command += [f"--include={','.join(packages)}", archive.SUITE, str(root), *source.one_line_sources()]
-    run(command, log=log)
+    run(command, log=log, env={**os.environ, "SOURCE_DATE_EPOCH": str(DATE)})
     # the options above are for the build
     for path in ("etc/dpkg/dpkg.cfg.d/99mmdebstrap", "etc/apt/apt.conf.d/99mmdebstrap", "etc/apt/sources.list"):
         (root / path).unlink(missing_ok=True)

@@ -59,9 +59,10 @@ def disk_path(machine: Machine, folder: str) -> str:
     return str(PurePosixPath(folder) / f"{machine.name}.qcow2")
 
 
-def disk_command(machine: Machine, folder: str) -> list[str]:
-    """The command that makes its disk."""
-    made_from = ["-F", "qcow2", "-b", machine.base_image_path]
+def disk_command(machine: Machine, folder: str, images: str) -> list[str]:
+    """The command that makes its disk. *images*: where the path of an image begins that isn't absolute; qemu-img itself
+    would take it from the folder of the disk."""
+    made_from = ["-F", "qcow2", "-b", str(PurePosixPath(images) / machine.base_image_path)]
     return ["qemu-img", "create", "-f", "qcow2", *made_from, disk_path(machine, folder), machine.disk_size]
 
 

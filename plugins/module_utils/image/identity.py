@@ -54,6 +54,14 @@ RULES = (
     Rule("caches of people", ("root/.ansible", "root/.cache", "home/*/.ansible", "home/*/.cache")),
     Rule("apt lists", ("var/lib/apt/lists/*_*",)),
     Rule("packages", ("var/cache/apt/archives/*.deb", "var/cache/apt/archives/partial/*", "var/cache/apt/*.bin")),
+    # what they were before a package changed them, where files lay on the disk of the build, how long a compiler took
+    Rule(
+        "traces of the build",
+        (
+            *("var/lib/dpkg/*-old", "var/cache/debconf/*-old", "var/lib/ucf/*.[0-9]"),
+            *("var/cache/ldconfig/aux-cache", "var/lib/dkms/*/*/*/*/log/make.log"),
+        ),
+    ),
     # kept: those of services that run, gone with them, and of the module that runs this, which removes its own
     Rule("temporary files", ("tmp/*", "var/tmp/*"), keep=("systemd-private-*", "ansible_*")),
 )

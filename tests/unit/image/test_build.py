@@ -101,7 +101,7 @@ def test_an_image_with_something_wrong_in_it_is_not_made(
 
 
 def test_what_was_the_rigs_own_does_not_stay_in_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for path in ("etc/systemd/network/10-rig.network", "etc/cloud/cloud-init.disabled", "etc/resolv.conf"):
+    for path in ("etc/systemd/network/10-rig.network", "etc/cloud/cloud-init.disabled", "etc/resolv.conf", "etc/hosts"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("of the rig")
 
@@ -115,5 +115,10 @@ def test_what_was_the_rigs_own_does_not_stay_in_the_image(tmp_path: Path, monkey
     up = iter([True, True, False])
     monkeypatch.setattr("rig.nspawn.is_up", lambda _: next(up))
     assert machine.halt(Node()) == tmp_path  # type: ignore[arg-type]  # what it is asked for, it has
-    assert sorted(path.name for path in tmp_path.rglob("*") if not path.is_dir()) == ["resolv.conf"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if not path.is_dir()) == [
+        "environment",
+        "hosts",
+        "resolv.conf",
+    ]
+    assert not any("rig" in path.read_text() for path in (tmp_path / "etc/environment", tmp_path / "etc/hosts"))
     assert (tmp_path / "etc/resolv.conf").readlink() == Path("../run/systemd/resolve/stub-resolv.conf")

@@ -35,8 +35,8 @@ def test_every_value_reaches_libvirt() -> None:
     given = [place.attrib for place in tree.findall("devices/hostdev/source/address")]
     assert given == [{"domain": "0x0000", "bus": f"0x0{bus}", "slot": "0x00", "function": "0x0"} for bus in (1, 2)]
     assert {device.get("managed") for device in tree.findall("devices/hostdev")} == {"yes"}
-    assert domain.disk_command(machine, "/disks")[-3:] == [
-        NODE["base_image_path"],
+    assert domain.disk_command(machine, "/disks", "/repo")[-3:] == [
+        f"/repo/{NODE['base_image_path']}",
         "/disks/hpc-compute-01.qcow2",
         "100G",
     ]
@@ -47,6 +47,11 @@ def test_without_kvm_the_processor_is_no_copy_of_the_hosts() -> None:
     tree = ElementTree.fromstring(domain.to_xml(machine, "/disks", "qemu"))  # noqa: S314  # our own
     assert tree.find("cpu").attrib == {"mode": "maximum"}  # type: ignore[union-attr]
     assert tree.findall("devices/hostdev") == []
+
+
+def test_an_image_with_an_absolute_path_is_taken_from_there() -> None:
+    (machine,) = domain.read_machines(clusters({**NODE, "base_image_path": "/srv/x.qcow2"}))
+    assert "/srv/x.qcow2" in domain.disk_command(machine, "/disks", "/repo")
 
 
 def test_defaults() -> None:

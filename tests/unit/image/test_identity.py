@@ -35,6 +35,9 @@ LEFT = (
     "var/lib/apt/lists/mirror_dists_trixie_InRelease",
     "var/cache/apt/archives/slurmd_24.11.5-4_amd64.deb",
     "var/cache/apt/pkgcache.bin",
+    "var/lib/dpkg/status-old",
+    "var/cache/ldconfig/aux-cache",
+    "var/lib/dkms/nvidia-current/550.163.01/6.12.118+deb13-amd64/x86_64/log/make.log",
     "tmp/left",
     "var/tmp/left",
 )
@@ -45,6 +48,8 @@ STAYS = (
     "usr/share/doc/slurmd/copyright",
     "usr/share/zoneinfo/Europe/Athens",
     "home/builder/.profile",
+    "var/lib/dpkg/status",
+    "var/lib/dkms/nvidia-current/550.163.01/6.12.118+deb13-amd64/x86_64/module/nvidia-current.ko.xz",
     "tmp/systemd-private-0123-x/tmp",
     "tmp/ansible_hpc.compute.image_seal_payload_x/y.zip",
 )
