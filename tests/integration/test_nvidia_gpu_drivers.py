@@ -163,6 +163,7 @@ def test_an_image_gets_the_driver_for_every_kernel(machine: Node, vendor: dict[s
     assert len(kernels(machine)) == 2
     assert tell(machine, "uname -r").strip() not in kernels(machine)
     old = {**vendor, "nvidia_gpu_drivers_version": OLD.rpartition("-")[0], "nvidia_gpu_drivers_pinning_package": False}
+    tell(machine, "mkdir -p /etc/dkms/hpc-compute; echo secret >/etc/dkms/hpc-compute/signing.key")
     done = play(machine, tmp_path, **old)
     assert not done.failed, done.said
     assert versions(machine) == ["580.65.06"] * 2
@@ -176,6 +177,7 @@ def test_an_image_gets_the_driver_for_every_kernel(machine: Node, vendor: dict[s
     assert enabled(machine, "nvidia-device-nodes.service") == ("enabled", "inactive")
     assert enabled(machine, "nvidia-persistenced.service") == ("enabled", "inactive")
     assert not list((machine.root / "var/lib/dkms").glob("mok.*")), "an image carries a private key"
+    assert not (machine.root / "etc/dkms/hpc-compute/signing.key").exists(), "an image carries an earlier private key"
     assert not (machine.root / "etc/dkms/no-autoinstall").exists()
     assert not (machine.root / "var/cache/hpc-compute/dkms-proof").exists()
 
