@@ -13,8 +13,9 @@ version_added: 0.2.0
 description:
   - Starts C(slurmd), and restarts it where its configuration or its program changed since it started.
   - Where it does not start, the files that it last started with come back, it is started with them, and the module
-    fails with what C(slurmd) said. C(slurmd -G) accepts much that the start refuses, a C(TaskPlugin) that does not
-    exist for example.
+    fails with what C(slurmd) said. C(slurmd -G) accepts much that the start refuses, a C(ProctrackType) that does
+    not exist for example.
+  - A plugin that only jobs would miss, as a C(TaskPlugin), counts as refused, too.
   - Running jobs are not touched. Their step daemons outlive C(slurmd), which finds them again. A unit that would end
     them at a restart (C(KillMode)) is an error.
 author:

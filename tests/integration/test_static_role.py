@@ -240,6 +240,31 @@ def test_shares_of_whole_gpus(cluster: Cluster) -> None:
     assert "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=25\n" in said
 
 
+def test_a_configuration_that_slurmd_refuses_hurts_no_job(cluster: Cluster) -> None:
+    """``slurmd -G`` accepts plugins that are not there. slurmd misses one of these at its start, its jobs the other."""
+    conf = cluster.cut.root / "etc/slurm/slurm.conf"
+    before = conf.read_text()
+    job = cluster.user(cluster.cut, f"sbatch -w {cluster.cut.name} --gres=gpu:h100:1 --wrap 'sleep 600'").split()[-1]
+
+    def state() -> str:
+        return cluster.user(cluster.cut, f"squeue -h -o %T -j {job}").strip()
+
+    wait_for("the job to run", lambda: state() == "RUNNING", seconds=60, every=0.5)
+    rig = cluster.own[cluster.cut]["slurm_compute_slurm_conf"]
+    for wrong, words in (
+        ({"PrepPlugins": "prep/none_such"}, "failed to initialize prep plugin"),
+        ({"TaskPlugin": "task/none_such"}, "TaskPlugin=task/none_such needs task_none_such.so"),
+    ):
+        refused = {"slurm_compute_hosts": [cluster.cut.name], "slurm_compute_slurm_conf": {**rig, **wrong}}
+        recap, said = cluster.play("roles", "--limit", cluster.cut.name, **refused)
+        assert recap[cluster.cut.name]["failed"] == 1, said
+        assert words in said, said
+        assert conf.read_text() == before
+        assert cluster.cut.run(["systemctl", "is-active", "slurmd"]).stdout.strip() == "active"
+    assert state() == "RUNNING"
+    cluster.user(cluster.cut, f"scancel {job}")
+
+
 def test_a_list_that_does_not_fit_is_found_before_the_cut(cluster: Cluster) -> None:
     # From here on the cut is a layout's, which is what the GPU has already.
     cluster.own[cluster.cut] |= {"gpu_layout_config": _LAYOUT, "gpu_layout_selected": "day"}

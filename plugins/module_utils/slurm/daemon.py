@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Starts slurmd with the configuration that is there, or goes back to the one it ran with.
 
-``slurmd -G`` accepts much that slurmd refuses when it starts (a TaskPlugin that does not exist, an option it does not
-know), so the start itself is the last judge of a configuration.
+``slurmd -G`` accepts much that slurmd refuses when it starts (a ProctrackType that does not exist, an option it does
+not know), so the start itself is the last judge of a configuration. What only jobs would miss is looked at before.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 
 from .control import Completed, Runner
 from .kept import Kept
+from .plugins import missing_plugins
+from .publish import PublishError
 
 UNIT = "slurmd.service"
 #: Seconds for which it must run to have started. It is ready for systemd before it has loaded everything.
@@ -142,6 +144,8 @@ class Slurmd:
         )
 
     def _try(self) -> _Trouble | None:
+        if missing := self._missing():
+            return _Trouble(f"slurmd was not started, as jobs would fail: {'; '.join(missing)}", True)
         before = self._state()
         if before["NeedDaemonReload"] == "yes":
             self._systemctl("daemon-reload")
@@ -159,6 +163,15 @@ class Slurmd:
         after = self._state()
         own = after["ExecMainStartTimestampMonotonic"] != before["ExecMainStartTimestampMonotonic"]
         return _Trouble(f"slurmd did not start. {self._said(since)}", own)
+
+    def _missing(self) -> list[str]:
+        conf = self.host.root / "etc/slurm/slurm.conf"
+        if not conf.is_file():
+            return []
+        try:
+            return missing_plugins(conf, self.host.root)
+        except PublishError as error:
+            return [str(error)]
 
     def _started(self, done: Completed, before: dict[str, str]) -> bool:
         if done.rc != 0:
@@ -219,7 +232,7 @@ class Slurmd:
 
 @dataclass(frozen=True)
 class _Trouble:
-    """*own*: whether slurmd itself was started and ended, rather than not started at all."""
+    """*own*: whether it is slurmd's configuration, rather than something that kept it from being started."""
 
     text: str
     own: bool

@@ -280,3 +280,22 @@ def test_copies_survive_a_kill_and_keep_their_owner(tmp_path: Path) -> None:
     conf.unlink()
     assert kept.restore() == ["etc/slurm/slurm.conf"]
     assert conf.read_text() == "three"
+
+
+def test_a_plugin_that_only_jobs_would_miss_counts_as_refused(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    (tmp_path / "usr/lib/slurm").mkdir(parents=True)
+    (tmp_path / "usr/lib/slurm/task_cgroup.so").touch()
+    assert machine.slurmd().run()
+    machine.changed_later("TaskPlugin=task/none_such\n")
+    with pytest.raises(DaemonError, match=r"needs task_none_such.so.* are back \(/etc/slurm/slurm.conf\), and it runs"):
+        machine.slurmd().run()
+    assert machine.conf() == "good"
+
+
+def test_a_slurm_conf_that_includes_what_is_not_there_counts_as_refused(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    assert machine.slurmd().run()
+    machine.changed_later("Include none.conf\n")
+    with pytest.raises(DaemonError, match=r"none\.conf.* are back"):
+        machine.slurmd().run()
