@@ -241,7 +241,7 @@ def test_shares_of_whole_gpus(cluster: Cluster) -> None:
 
 
 def test_a_configuration_that_slurmd_refuses_hurts_no_job(cluster: Cluster) -> None:
-    """``slurmd -G`` accepts plugins that are not there. slurmd misses one of these at its start, its jobs the other."""
+    """``slurmd -G`` is content with both. slurmd refuses the one when it starts, and its jobs would miss the other."""
     conf = cluster.cut.root / "etc/slurm/slurm.conf"
     before = conf.read_text()
     job = cluster.user(cluster.cut, f"sbatch -w {cluster.cut.name} --gres=gpu:h100:1 --wrap 'sleep 600'").split()[-1]
@@ -252,10 +252,10 @@ def test_a_configuration_that_slurmd_refuses_hurts_no_job(cluster: Cluster) -> N
     wait_for("the job to run", lambda: state() == "RUNNING", seconds=60, every=0.5)
     rig = cluster.own[cluster.cut]["slurm_compute_slurm_conf"]
     for wrong, words in (
-        ({"PrepPlugins": "prep/none_such"}, "failed to initialize prep plugin"),
-        ({"TaskPlugin": "task/none_such"}, "TaskPlugin=task/none_such needs task_none_such.so"),
+        ({"slurm_compute_slurmd_options": ["--none-such"]}, "unrecognized option '--none-such'"),
+        ({"slurm_compute_slurm_conf": {**rig, "TaskPlugin": "task/none_such"}}, "needs task_none_such.so"),
     ):
-        refused = {"slurm_compute_hosts": [cluster.cut.name], "slurm_compute_slurm_conf": {**rig, **wrong}}
+        refused = {"slurm_compute_hosts": [cluster.cut.name], **wrong}
         recap, said = cluster.play("roles", "--limit", cluster.cut.name, **refused)
         assert recap[cluster.cut.name]["failed"] == 1, said
         assert words in said, said
