@@ -20,6 +20,8 @@ _COLLECTION = environment.COLLECTIONS / "ansible_collections/hpc/compute"
 
 # what a tool says goes to a file
 _PLAIN = {"NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "PY_COLORS": "0", "COLUMNS": "160"}
+#: Where tests find the engine under its name in Ansible, the tests' own parts, and what builds images.
+_PYTHON = {"PYTHONPATH": f"{environment.COLLECTIONS}:{REPO / 'tests'}:{REPO}"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def run_all() -> int:
 
 
 def run_vm() -> int:
-    """Run the Molecule scenarios in virtual machines. Returns the exit code: 1 when anything failed."""
+    """Run all that needs virtual machines. Returns the exit code: 1 when anything failed."""
     start = started()
     _REPORTS.mkdir(parents=True, exist_ok=True)
     heading("This machine")
@@ -79,7 +81,13 @@ def run_vm() -> int:
     }
     heading("Tests in virtual machines")
     command: list[str | Path] = [VENV / "bin/molecule", "test", "--scenario-name", "libvirt"]
-    passed, failed, _ = _run(Check("molecule libvirt", command, report="molecule-libvirt", variables=variables))
+    passed = failed = 0
+    for check in (
+        Check("molecule libvirt", command, report="molecule-libvirt", variables=variables),
+        _pytest("machines made from an image", "vm", ["tests/vm"], _PYTHON),
+    ):
+        good, bad, _ = _run(check)
+        passed, failed = passed + good, failed + bad
     print(f"\nAll of it took {time.monotonic() - start:.0f} s; logs and reports are in {_REPORTS}.")
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
@@ -93,7 +101,6 @@ def _vagrant_module() -> str:
 
 def _checks() -> list[Check]:
     tools = VENV / "bin"
-    python = {"PYTHONPATH": f"{environment.COLLECTIONS}:{REPO / 'tests'}:{REPO}"}
     own = Path("ansible_collections/hpc/compute")
     typed = [own / name for name in ("plugins", "tests", "molecule", "image") if any((REPO / name).rglob("*.py"))]
     settings = REPO / "pyproject.toml"
@@ -113,11 +120,11 @@ def _checks() -> list[Check]:
         Check("changelog fragments", [tools / "antsibull-changelog", "lint"]),
         # in processes of their own: Ansible's library behaves as on the control machine, or the NVML library as
         # initialised, for all of a process that ever used it so
-        _pytest("unit tests", "unit", ["tests/unit", "--ignore=tests/unit/filter"], python),
-        _pytest("unit tests of filters", "filter", ["tests/unit/filter"], python),
-        _pytest("tests of the emulated driver", "emulator", ["tests/emulator"], python),
-        _pytest("tests of the rig", "rig", ["tests/rig"], python),
-        _pytest("integration tests", "integration", ["tests/integration"], python),
+        _pytest("unit tests", "unit", ["tests/unit", "--ignore=tests/unit/filter"], _PYTHON),
+        _pytest("unit tests of filters", "filter", ["tests/unit/filter"], _PYTHON),
+        _pytest("tests of the emulated driver", "emulator", ["tests/emulator"], _PYTHON),
+        _pytest("tests of the rig", "rig", ["tests/rig"], _PYTHON),
+        _pytest("integration tests", "integration", ["tests/integration"], _PYTHON),
         _molecule("default"),
     ]
 
