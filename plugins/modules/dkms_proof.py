@@ -45,7 +45,9 @@ requirements:
   - dkms, the headers of the kernels, apt sources that have the package
 attributes:
   check_mode:
-    description: Tells what would be built. Before apt knows the package there is little to tell, which is no failure.
+    description:
+      - Tells what would be built. Before apt knows the package, or that version of it, there is little to tell, which
+        is no failure.
     support: full
   diff_mode:
     description: Nothing on the machine changes but a cache.
@@ -134,7 +136,14 @@ def main() -> None:
 
 def _prove(module: AnsibleModule, prover: Prover) -> tuple[str | None, Proof | None]:
     package = module.params["package"]
-    version = prover.candidate(package, module.params["version"])
+    try:
+        version = prover.candidate(package, module.params["version"])
+    except DkmsError as error:
+        if not module.check_mode:
+            raise
+        # the source that has it may be one that is only told of in check mode
+        module.warn(f"{error}, unless a source that has it is added before")
+        return None, None
     if module.check_mode:
         return version, None
     if version is None:

@@ -28,6 +28,8 @@ WORK = Path("/var/cache/hpc-compute/dkms-proof")
 _LOGS = Path("/var/log/hpc-compute")
 _STATE = Path("/var/lib/dkms")
 _RECORD = "proof.json"
+#: Seconds; a driver builds in minutes.
+_PATIENCE = 3600
 
 #: Runs a command in a directory (``None``: any).
 Runner = Callable[[Sequence[str], Path | None], Completed]
@@ -90,6 +92,7 @@ class Prover:
         :raises DkmsError: it can't be had or does not build. Nothing was installed or changed then.
         """
         chosen = self._kernels(kernels)
+        self._wait()
         source = self._unpacked(package, version)
         module, module_version = _names(source)
         failures = []
@@ -129,6 +132,7 @@ class Prover:
         else:
             proof = None
         shutil.rmtree(self._work, ignore_errors=True)  # a cache
+        self._lock.unlink(missing_ok=True)
         return proof
 
     def proof(self) -> Proof | None:
@@ -156,6 +160,20 @@ class Prover:
                 f"upgrade the kernel, reboot, and remove the old one (apt-get purge linux-image-{without[0].release})"
             )
         return chosen
+
+    @property
+    def _lock(self) -> Path:
+        return self._work.with_name(f"{self._work.name}.lock")
+
+    def _wait(self) -> None:
+        """For a build that goes on although who started it was killed: it holds the lock to its end."""
+        self._lock.parent.mkdir(parents=True, exist_ok=True)
+        done = self._run(["flock", "--timeout", str(_PATIENCE), str(self._lock), "true"], None)
+        if done.rc != 0:
+            raise DkmsError(
+                f"expected an earlier build to end within {_PATIENCE} s, found that something still holds "
+                f"{self._lock}: see 'lslocks', end it, and try again"
+            )
 
     def _unpacked(self, package: str, version: str) -> Path:
         """The folder with the package's dkms.conf, in our tree."""
@@ -195,13 +213,15 @@ class Prover:
     def _build(self, module: str, version: str, kernel: str) -> str | None:
         """Build; what went wrong, or ``None``."""
         # /tmp may be small: it is half of the memory where it is a tmpfs.
-        words = ["env", f"TMPDIR={self._work / 'tmp'}", "LC_ALL=C", "dkms", "build"]
+        words = ["env", f"TMPDIR={self._work / 'tmp'}", "LC_ALL=C", "flock", str(self._lock), "dkms", "build"]
         words += ["--dkmstree", str(self._tree), "--sourcetree", str(self._work / "tree/usr/src")]
         done = self._run([*words, "-m", module, "-v", version, "-k", kernel], None)
         if done.rc == 0:
             if unsigned := signing_error(done.stderr):
                 shutil.rmtree(self._tree / module / version / kernel)  # or it would count next time
             return unsigned
+        if self._built(module, version, kernel):  # by an earlier run that was still at it
+            return None
         if done.rc == EXCLUDED:
             return "the package's own dkms.conf rules this kernel out (BUILD_EXCLUSIVE)"
         log = self._tree / module / version / "build/make.log"

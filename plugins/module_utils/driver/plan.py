@@ -105,7 +105,7 @@ def make_plan(wishes: Wishes, machine: Machine) -> Plan:
     dkms = machine.package(stack.dkms_package[flavour])
     if dkms in foreign:
         dkms = None
-    glob = version_glob(wishes.version, branch if wishes.branch or wishes.source == "nvidia" else "")
+    glob = version_glob(wishes.version, branch)
     there = {package.name: package for package in machine.packages if package.status == "installed"}
     wanted = wishes.image or not wishes.only_with_gpu or bool(machine.gpus)
     headers = _headers(wishes, machine, kernels)

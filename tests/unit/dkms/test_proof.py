@@ -53,6 +53,7 @@ class Machine:
         self.download = 0
         self.add = 0
         self.warning = ""
+        self.busy = 0
         for release in (FIRST, SECOND):
             (root / "lib/modules" / release / "kernel").mkdir(parents=True)
             (root / "lib/modules" / release / "build/include").mkdir(parents=True)
@@ -63,6 +64,9 @@ class Machine:
         self.calls.append(words)
         if words[0] == "apt-cache":
             return Completed(0, self.policy, "")
+        if words[0] == "flock":
+            assert Path(words[-2]).parent.is_dir()
+            return Completed(self.busy, "", "")
         if words[0] == "apt-get":
             assert folder is not None
             for number in range(self.files):
@@ -155,6 +159,31 @@ def test_a_module_that_can_not_be_signed_is_none(machine: Machine) -> None:
     machine.warning = ""
     machine.prover.prove(PACKAGE, VERSION, [FIRST])
     assert machine.built() == [FIRST] * 3
+
+
+def test_a_build_that_outlived_its_run_is_waited_for(machine: Machine) -> None:
+    machine.prover.prove(PACKAGE, VERSION, [FIRST])
+    lock = str(machine.work) + ".lock"
+    waited = next(place for place, words in enumerate(machine.calls) if words[0] == "flock")
+    downloaded = next(place for place, words in enumerate(machine.calls) if words[0] == "apt-get")
+    assert waited < downloaded, "it writes where things are removed now"
+    assert machine.calls[waited][-2:] == [lock, "true"]
+    command = next(words for words in machine.calls if words[0] == "env")
+    assert command[command.index("dkms") - 2 : command.index("dkms")] == ["flock", lock]
+    machine.busy = 1
+    with pytest.raises(DkmsError, match=r"earlier build to end within 3600 s, found that something still holds"):
+        machine.prover.prove(PACKAGE, VERSION, [FIRST])
+
+
+def test_what_another_run_built_meanwhile_counts(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = machine.build
+
+    def already(words: list[str]) -> Completed:
+        built(words)
+        return Completed(3, "", "Error! This module/version has already been built\n")
+
+    monkeypatch.setattr(machine, "build", already)
+    assert machine.prover.prove(PACKAGE, VERSION, [FIRST]).kernels == (FIRST,)
 
 
 def test_a_failure_without_a_log(machine: Machine) -> None:
@@ -314,6 +343,9 @@ def test_module_proves_and_adopts(ended: dict[str, Any], machine: Machine) -> No
 def test_module_fails_with_advice(ended: dict[str, Any], machine: Machine) -> None:
     machine.fails = {FIRST: 10}
     assert call(ended, advice="Take another.")["msg"].endswith(". Take another.")
+    assert "expected a version 999.* of" in call(ended, version="999.*")["msg"]
+    # apt knows the name from another source than the one that is yet to come
+    assert call(ended, version="999.*", _ansible_check_mode=True)["version"] is None
     machine.policy = ""
     assert "found no source that has it" in call(ended)["msg"]
     assert call(ended, _ansible_check_mode=True)["version"] is None
