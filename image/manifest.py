@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import uuid
@@ -17,6 +18,8 @@ from typing import Any
 from rig.paths import REPO, VENV
 from rig.process import log_for, run
 
+#: debsbom writes packages in an order of Python's sets: the same in each build.
+_ENVIRONMENT = {**os.environ, "PYTHONHASHSEED": "0"}
 #: In the image.
 _PLACE = Path("usr/share/hpc-compute")
 
@@ -111,4 +114,4 @@ def _sboms(root: Path, place: Path, text: str) -> None:
     words: list[str | Path] = ["generate", "--root", root, "--distro-name", "hpc-compute", "--out", place / "sbom"]
     words += ["--spdx-namespace", f"urn:uuid:{identity}", "--cdx-serialnumber", str(identity)]
     words += ["--timestamp", _newest_package(root).isoformat(timespec="seconds")]
-    run([VENV / "bin/debsbom", *words], log=log_for("image-sbom"))
+    run([VENV / "bin/debsbom", *words], log=log_for("image-sbom"), env=_ENVIRONMENT)

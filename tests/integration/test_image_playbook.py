@@ -146,6 +146,17 @@ def test_a_machine_made_from_it_joins_when_it_is_told(machine: Node, controller:
     assert machine.run(["systemctl", "is-active", "slurmd"], check=False).stdout.strip() == "inactive"
     assert machine.run(["systemctl", "--failed", "--no-legend", "--plain"]).stdout == ""
 
+    wrong = "controllers = https://ctl\nmunge_key = secret?\n"
+    machine.run(["sh", "-c", "umask 077; cat > /etc/hpc-compute/join.conf"], stdin=wrong)
+
+    def console() -> str:
+        return (machine.folder / "console.log").read_text(errors="replace")
+
+    wait_for("what is wrong to be said", lambda: "this machine joins as soon as it can" in console(), seconds=60)
+    assert "munge_key of /etc/hpc-compute/join.conf: expected base64" in console()
+    assert "secret?" not in console()
+    assert machine.run(["systemctl", "is-active", "slurmd"], check=False).stdout.strip() == "inactive"
+
     key = base64.b64encode((controller.root / "etc/munge/munge.key").read_bytes()).decode("ascii")
     told = f"controllers = {controller.ip}\nmunge_key = {key}\ndynamic = yes\n"
     machine.run(["sh", "-c", "umask 077; cat > /etc/hpc-compute/join.conf"], stdin=told)
@@ -154,6 +165,7 @@ def test_a_machine_made_from_it_joins_when_it_is_told(machine: Node, controller:
     said = controller.run(["srun", "--nodes=1", "--chdir=/tmp", "hostname"]).stdout
     assert said.strip() == machine.name
     assert key not in machine.run(["journalctl", "--boot", "--output=cat"]).stdout
+    assert machine.run(["systemctl", "--failed", "--no-legend", "--plain"]).stdout == "", "the failure of before stayed"
 
     controller.run(["scontrol", "delete", f"nodename={machine.name}"])
     reboot(machine)

@@ -49,7 +49,9 @@ RULES = (
     Rule("network leases", ("var/lib/dhcp/*.leases", "var/lib/dhcpcd/*.lease", "var/lib/NetworkManager/*.lease")),
     Rule("network names", ("etc/udev/rules.d/70-persistent-net.rules",)),
     Rule("host name", ("etc/hostname",), text="localhost\n"),
-    Rule("logs", ("var/log/*", "var/log/**/*"), keep=("README",)),
+    # named after the machine id
+    Rule("journal", ("var/log/journal/*",)),
+    Rule("logs", ("var/log/*", "var/log/**/*"), keep=("README", "journal/*", "journal/*/*")),
     Rule("history", ("root/.*_history", "home/*/.*_history", "root/.lesshst", "root/.wget-hsts", "home/*/.lesshst")),
     Rule("caches of people", ("root/.ansible", "root/.cache", "home/*/.ansible", "home/*/.cache")),
     Rule("apt lists", ("var/lib/apt/lists/*_*",)),

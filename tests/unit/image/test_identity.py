@@ -28,7 +28,6 @@ LEFT = (
     "etc/udev/rules.d/70-persistent-net.rules",
     "var/log/dpkg.log",
     "var/log/apt/term.log",
-    "var/log/journal/0123/system.journal",
     "root/.bash_history",
     "home/builder/.python_history",
     "home/builder/.ansible/tmp/x",
@@ -72,7 +71,7 @@ def test_nothing_of_one_machine_stays_and_nothing_else_goes(machine: Path) -> No
     assert (machine / "etc/machine-id").read_text() == ""
     assert (machine / "etc/machine-id").stat().st_mode & 0o777 == 0o444
     assert (machine / "etc/hostname").read_text() == "localhost\n"
-    assert (machine / "var/log/journal/0123").is_dir()
+    assert (machine / "var/log/apt").is_dir()
     assert (machine / "var/lib/cloud").is_dir()
 
 
@@ -83,6 +82,14 @@ def test_each_is_found_by_itself(tmp_path: Path, path: str) -> None:
     (found,) = identity.leftovers(tmp_path)
     assert f"/{path}".startswith(found.path)
     assert found.to_dict() == {"path": found.path, "subject": found.rule.subject}
+
+
+def test_a_journal_goes_with_the_directory_that_is_named_after_the_machine(tmp_path: Path) -> None:
+    (tmp_path / "var/log/journal/0123").mkdir(parents=True)
+    (tmp_path / "var/log/journal/0123/system.journal").touch()
+    assert [one.path for one in identity.leftovers(tmp_path)] == ["/var/log/journal/0123"]
+    identity.remove(tmp_path, identity.leftovers(tmp_path))
+    assert list((tmp_path / "var/log/journal").iterdir()) == []
 
 
 def test_looking_changes_nothing(machine: Path) -> None:
