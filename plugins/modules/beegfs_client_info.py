@@ -58,6 +58,7 @@ headers_packages:
   sample: [linux-headers-amd64]
 """
 
+import platform
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -78,8 +79,11 @@ def main() -> None:
         module.fail_json(msg=f"expected dpkg-query to list packages, found exit code {code}: {error.strip()}")
     installed = dict(line.split(" ")[1:] for line in output.splitlines() if line.startswith("installed "))
     kernels = installed_kernels(Path(module.params["root"]))
+    system = platform.freedesktop_os_release()
     module.exit_json(
         changed=False,
+        distribution=system["ID"],
+        distribution_version=system.get("VERSION_ID", ""),
         packages={name: version for name, version in installed.items() if name in PACKAGES},
         kernels=[kernel.release for kernel in kernels],
         headers_packages=headers_packages(kernels, installed),

@@ -3,7 +3,7 @@
 """Stand-in for DCGM: which fields it knows, and what it answers for the GPUs that NVML shows.
 
 What the driver tells comes from NVML. What it does not (errors, profiling) is quiet until a test says otherwise, in a
-file of conditions: ``{"FIELD": {"GPU" or "GPU.INSTANCE": value}}``.
+file of conditions: ``{"FIELD": {"GPU" or "GPU.INSTANCE": value}}``. There, ``unseen`` has GPUs that DCGM leaves out.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def read(profiling: bool) -> list[dict[str, Any]]:
                 "xids": _of(conditions.get("xids", {}), labels) or {},
             }
             for gpu, device, labels in _entities()
+            if not _of(conditions.get("unseen", {}), labels)
         ]
     finally:
         pynvml.nvmlShutdown()

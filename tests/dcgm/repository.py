@@ -67,7 +67,7 @@ def _program(module: str) -> str:
     return f'#!/bin/sh\nPYTHONPATH=/usr/lib/dcgm-stand-in exec python3 -m dcgm.{module} "$@"\n'
 
 
-def packages() -> list[Package]:
+def packages(exporter: str = EXPORTER) -> list[Package]:
     """NVIDIA's own depend on libc6 where these depend on python3; python3-pynvml is in the test's node already."""
     same = f"datacenter-gpu-manager-4-core (= {DCGM})"
     found = [
@@ -88,7 +88,7 @@ def packages() -> list[Package]:
         Package("datacenter-gpu-manager-4-proprietary", DCGM, same, {f"{_LIBS}/libdcgmmoduleprofiling.so.4": "\n"}),
         Package(
             "datacenter-gpu-manager-exporter",
-            EXPORTER,
+            exporter,
             "libc6, datacenter-gpu-manager-4-core, python3, python3-bcrypt, python3-yaml",
             {
                 "usr/bin/dcgm-exporter": _program("exporter"),
@@ -120,11 +120,11 @@ def packages() -> list[Package]:
     return found
 
 
-def build(folder: Path) -> None:
+def build(folder: Path, exporter: str = EXPORTER) -> None:
     """Make the repository in *folder*: the packages and their index."""
     folder.mkdir(parents=True, exist_ok=True)
     index = []
-    for package in packages():
+    for package in packages(exporter):
         control = _control(package)
         deb = folder / f"{package.name}_{package.version.partition(':')[2] or package.version}_amd64.deb"
         _pack(package, control, deb)

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from integration.apt_repository import SignedRepository, SigningKey, serve
 from integration.beegfs_packages import ManagementDaemon, make_packages
+from integration.package_runs import transactions
 from rig.network import GATEWAY
 from rig.node import Node
 
@@ -209,8 +210,14 @@ def test_check_mode_on_the_bare_machine(site: Site) -> None:
 
 def test_an_image_has_the_client_and_neither_secret_nor_mount(site: Site) -> None:
     image = {"hpc_image_build": True, "beegfs_client_enabled": True, "beegfs_client_version": "7.4"}
+    before = len(transactions(site.node))
     site.succeeds(**image, beegfs_client_mounts=[], beegfs_client_conn_auth="")
     names = ("beegfs-client-dkms", "beegfs-common", "beegfs-helperd", "beegfs-utils")
+    # what the module is built with, and once it has been seen to build, the client
+    tools, client = transactions(site.node)[before:]
+    assert "dkms:" in tools
+    assert "beegfs-" not in tools
+    assert all(f"{name}:" in client for name in names)
     assert site.packages() == dict.fromkeys(names, "installed 20:7.4.7")
     assert site.modules() == ["7.4.7", "7.4.7"]
     for path in ("/etc/beegfs/conn.auth", "/etc/systemd/system/mnt-beegfs.mount", "/var/lib/dkms/mok.key"):

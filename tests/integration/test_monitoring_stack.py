@@ -15,7 +15,7 @@ import subprocess
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ansible_collections.hpc.compute.plugins.module_utils.slurm.stored import ST
 from dcgm import repository
 from integration.lone_cluster import LoneCluster
 from integration.monitoring.prometheus import Prometheus
+from integration.package_runs import transactions
 from rig.node import Node
 from rig.process import wait_for
 
@@ -73,19 +74,26 @@ class Play:
     folder: Path
     variables: dict[str, Any] = field(default_factory=dict)
 
-    def __call__(self, *words: str, ok: bool = True, server: bool = False) -> Said:
+    def command(self, *words: str, server: bool = False) -> tuple[list[str | Path], dict[str, str]]:
+        """What runs them, and its environment."""
         host = {self.node.name: self.node.connection()}
         groups = {"nodes": {"hosts": host, "vars": self.variables}, "servers": {"hosts": host if server else {}}}
         (self.folder / "hosts.json").write_text(json.dumps({"all": {"children": groups}}))
         (self.folder / "play.yml").write_text(PLAY)
+        environment = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(_VENV / "collections"),
+            "ANSIBLE_CONFIG": str(REPO / "tests/rig/ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+        }
+        files: list[str | Path] = ["-i", self.folder / "hosts.json", self.folder / "play.yml"]
+        return [_VENV / "bin/ansible-playbook", *files, *words], environment
+
+    def __call__(self, *words: str, ok: bool = True, server: bool = False) -> Said:
+        command, environment = self.command(*words, server=server)
         done = subprocess.run(
-            [_VENV / "bin/ansible-playbook", "-i", self.folder / "hosts.json", self.folder / "play.yml", *words],
-            env={
-                **os.environ,
-                "ANSIBLE_COLLECTIONS_PATH": str(_VENV / "collections"),
-                "ANSIBLE_CONFIG": str(REPO / "tests/rig/ansible.cfg"),
-                "ANSIBLE_NOCOLOR": "1",
-            },
+            command,
+            env=environment,
             capture_output=True,
             text=True,
             timeout=300,
@@ -203,6 +211,14 @@ def test_check_mode_tells_what_the_first_run_does(stack: Stack) -> None:
     for word in ("datacenter-gpu-manager", "dcgm-counters.csv", "--web.listen-address", "Would be started: "):
         assert word in stack.checked.text
     assert "changed=0" not in stack.checked.text
+
+
+def test_everything_is_installed_at_once(stack: Stack) -> None:
+    ours = [one for one in transactions(stack.node) if "datacenter-gpu-manager" in one]
+    assert len(ours) == 1, ours
+    assert "prometheus-node-exporter" in ours[0]
+    # Prometheus itself, by the test, and nothing else after it
+    assert transactions(stack.node)[-1].count("prometheus:") == 1
 
 
 def test_a_second_run_changes_nothing(stack: Stack) -> None:
@@ -335,6 +351,15 @@ def test_collectors_tell_what_is_there(stack: Stack) -> None:
     stack.run("apt-mark unhold prometheus")
 
 
+def test_the_commands_of_the_guide(stack: Stack) -> None:
+    """Those for a node; the playbook for the server is the role that the fixture ran."""
+    blocks = re.findall(r"```console\n(.*?)```", (REPO / "docs/gpu_monitoring.md").read_text(), re.DOTALL)
+    commands = [line.removeprefix("# ") for block in blocks for line in block.splitlines() if line.startswith("# ")]
+    assert len(commands) == 4
+    for command in commands:
+        stack.run(command)
+
+
 def test_promtool_accepts_the_rules_and_each_alert_fires_and_ends(stack: Stack) -> None:
     rules = REPO / "roles/monitoring_server/files/prometheus/hpc-compute.rules.yml"
     target = stack.node.root / "root/rules"
@@ -351,68 +376,156 @@ def test_promtool_accepts_the_rules_and_each_alert_fires_and_ends(stack: Stack) 
         assert {name for one in tests for name in re.findall(wanted, one.read_text())} == named
 
 
-def fires_and_ends(
-    stack: Stack, alert: str, begin: Sequence[str] | Mapping[str, Any], end: str = "", **labels: str
-) -> None:
-    if isinstance(begin, Mapping):
-        stack.condition(**begin)
-    else:
-        stack.run(";".join(begin))
-    stack.prometheus.await_alert(alert, True, **labels)
-    if end:
-        stack.run(end)
-    stack.condition()
-    stack.prometheus.await_alert(alert, False, **labels)
+@dataclass(frozen=True)
+class Trouble:
+    """How an alert's condition is made and taken back: what DCGM says, or commands. *labels*: what the alert has."""
+
+    labels: dict[str, str] = field(default_factory=dict)
+    dcgm: Mapping[str, Any] = field(default_factory=dict)
+    begin: str = ""
+    end: str = ""
 
 
-def test_alerts_about_gpus_fire_and_end(stack: Stack) -> None:
-    fires_and_ends(stack, "GpuXidError", {"xids": {"2": {"79": 1}}}, gpu="2", xid="79")
-    fires_and_ends(stack, "GpuXidFromProgram", {"xids": {"4": {"31": 1}}}, gpu="4", xid="31")
-    fires_and_ends(stack, "GpuEccUncorrected", {"DCGM_FI_DEV_ECC_DBE_VOL_TOTAL": {"3": 2}}, gpu="3")
-    fires_and_ends(stack, "GpuRowRemapFailure", {"DCGM_FI_DEV_ROW_REMAP_FAILURE": {"5.1": 1}}, gpu="5")
-    fires_and_ends(stack, "GpuTooHot", {"DCGM_FI_DEV_GPU_TEMP": {"6": 86}}, gpu="6")
+_STATE, _SYSTEM = ("systemctl start hpc-node-metrics@state.service", "systemctl start hpc-node-metrics@system.service")
+_NINTH = "/sys/bus/pci/devices/0000:ff:00.0"
+_VERSION = "/proc/driver/nvidia/version"
+_DKMS = "#!/bin/sh\necho 'nvidia/580.1, 6.12.1-amd64, x86_64: built'\n"
+_FIXES = "deb [trusted=yes] file:/srv/fixes ./"
+#: From a folder nothing may come, as DCGM's repository is one here.
+_PREFER = "printf 'Package: prometheus\\nPin: version 99-1\\nPin-Priority: 500\\n' > /etc/apt/preferences.d/fixes"
+_UPDATE = (
+    "apt-get -qq update -o Dir::Etc::sourcelist=/etc/apt/sources.list.d/fixes.list -o Dir::Etc::sourceparts=-"
+    " -o APT::Get::List-Cleanup=0"
+)
+_FIXED = """\
+Package: prometheus
+Version: 99-1
+Architecture: amd64
+Maintainer: nobody <nobody@example.org>
+Filename: ./none.deb
+Size: 1
+SHA256: {0}
+"""
+#: Every alert of the rules file. Nothing but the patience of the rules is taken away.
+TROUBLES: dict[str, Trouble] = {
+    "NodeExporterDown": Trouble(
+        begin="systemctl stop prometheus-node-exporter", end="systemctl start prometheus-node-exporter"
+    ),
+    "DcgmExporterDown": Trouble(
+        begin="systemctl stop nvidia-dcgm-exporter", end="systemctl start nvidia-dcgm-exporter"
+    ),
+    "GpuMetricsMissing": Trouble(dcgm={"unseen": {"3": 1}}),
+    # the timer that has not run for long
+    "NodeMetricsStale": Trouble(
+        {"collector": "slurm"},
+        begin=f"sed -i -E '/^hpc_collector_timestamp_seconds/s/ [^ ]+$/ 1000/' /{TEXTFILES}/hpc-compute-state.prom",
+        end=_STATE,
+    ),
+    "NodeCollectorFailing": Trouble(
+        {"collector": "slurm"},
+        begin=f"systemctl stop slurmctld; {_STATE}",
+        end=f"systemctl start slurmctld; sleep 1; {_STATE}",
+    ),
+    "NodeTextfileUnreadable": Trouble(
+        begin=f"echo 'this is no metric' > /{TEXTFILES}/broken.prom", end=f"rm /{TEXTFILES}/broken.prom"
+    ),
+    "GpuXidError": Trouble({"gpu": "2", "xid": "79"}, {"xids": {"2": {"79": 1}}}),
+    "GpuXidFromProgram": Trouble({"gpu": "4", "xid": "31"}, {"xids": {"4": {"31": 1}}}),
+    "GpuEccUncorrected": Trouble({"gpu": "3"}, {"DCGM_FI_DEV_ECC_DBE_VOL_TOTAL": {"3": 2}}),
+    "GpuRowRemapFailure": Trouble({"gpu": "5"}, {"DCGM_FI_DEV_ROW_REMAP_FAILURE": {"5.1": 1}}),
+    "GpuPagesPending": Trouble({"gpu": "1"}, {"DCGM_FI_DEV_RETIRED_PENDING": {"1": 3}}),
+    "GpuTooHot": Trouble({"gpu": "6"}, {"DCGM_FI_DEV_GPU_TEMP": {"6": 86}}),
+    "GpuThermalThrottling": Trouble({"gpu": "0"}, {"DCGM_FI_DEV_THERMAL_VIOLATION": {"0": 9000}}),
+    # a board on the bus that the driver does not know
+    "GpuUnusable": Trouble(
+        begin=f"cp -aH $(dirname $(grep -l 0x0302 /sys/bus/pci/devices/*/class | head -n 1)) {_NINTH}; {_STATE}",
+        end=f"rm -r {_NINTH}; {_STATE}",
+    ),
+    "GpuDriverMismatch": Trouble(
+        begin=f"cp {_VERSION} /root/version; sed 's/550[.][0-9.]*/550.54.15/' /root/version > {_VERSION}; {_SYSTEM}",
+        end=f"cat /root/version > {_VERSION}; {_SYSTEM}",
+    ),
+    "GpuLayoutDrift": Trouble(
+        begin=f"cp /root/cut.yml /etc/hpc-compute/gpu-layout.yml; {_STATE}",
+        end=f"cp /root/fits.yml /etc/hpc-compute/gpu-layout.yml; {_STATE}",
+    ),
+    "SlurmNodeDrainedByUs": Trouble(
+        {"by": "hpc.compute"},
+        begin=f"scontrol update NodeName=$(hostname) State=DRAIN Reason='hpc.compute: change of the layout'; {_STATE}",
+        end=f"scontrol update NodeName=$(hostname) State=RESUME; {_STATE}",
+    ),
+    "SlurmNodeNotRegistered": Trouble(
+        begin=f"scontrol update NodeName=$(hostname) State=DOWN Reason='a test'; {_STATE}",
+        end=f"scontrol update NodeName=$(hostname) State=RESUME; sleep 2; {_STATE}",
+    ),
+    "NodeServiceFailed": Trouble(
+        {"name": "hpc-broken.service"},
+        begin="systemd-run --quiet --unit=hpc-broken false",
+        end="systemctl reset-failed hpc-broken",
+    ),
+    "KernelModuleMissing": Trouble(
+        {"module": "nvidia", "kernel": "6.12.1-amd64"},
+        begin=f"touch /boot/vmlinuz-6.12.1-amd64; cp /root/dkms /usr/sbin/dkms; {_SYSTEM}",
+        end=f"sed -i s/built/installed/ /usr/sbin/dkms; {_SYSTEM}",
+    ),
+    "NodeRebootRequired": Trouble(
+        begin=f"touch /run/reboot-required; {_SYSTEM}", end=f"rm /run/reboot-required; {_SYSTEM}"
+    ),
+    "SecurityUpdatesPending": Trouble(
+        begin=f"echo '{_FIXES}' > /etc/apt/sources.list.d/fixes.list; {_PREFER}; {_UPDATE};"
+        f" apt-mark unhold prometheus; {_SYSTEM}",
+        end=f"apt-mark hold prometheus; {_SYSTEM}",
+    ),
+}
 
 
-def test_alerts_about_the_node_fire_and_end(stack: Stack) -> None:
-    name = stack.node.name
-    collect = "systemctl start hpc-node-metrics@state.service"
-    fires_and_ends(
-        stack,
-        "SlurmNodeDrainedByUs",
-        [f"scontrol update NodeName={name} State=DRAIN Reason='hpc.compute: change of the layout'", collect],
-        f"scontrol update NodeName={name} State=RESUME; {collect}",
-        by="hpc.compute",
-    )
+def test_every_alert_has_its_trouble() -> None:
+    rules = (REPO / "roles/monitoring_server/files/prometheus/hpc-compute.rules.yml").read_text()
+    assert re.findall(r"- alert: (\w+)", rules) == list(TROUBLES)
+
+
+@pytest.fixture(scope="module")
+def troubled(stack: Stack) -> Stack:
+    """With what the troubles need; they end with a layout that fits."""
     stack.write(
         {
-            "/etc/hpc-compute/gpu-layout.yml": _LAYOUT.replace(
+            "/root/cut.yml": _LAYOUT.replace(
                 "mig-enabled: false", "mig-enabled: true\n      mig-devices: {1g.10gb: 7}"
-            )
+            ),
+            "/root/fits.yml": _LAYOUT,
+            "/root/dkms": _DKMS,
+            "/srv/fixes/Packages": _FIXED.format("0" * 64),
+            "/srv/fixes/Release": "Origin: Debian\nLabel: Debian-Security\nSuite: stable-security\nVersion: 13\n",
         }
     )
-    fires_and_ends(
-        stack,
-        "GpuLayoutDrift",
-        [collect],
-        f"cat > /etc/hpc-compute/gpu-layout.yml <<'X'\n{_LAYOUT}X\n{collect}",
-        node=name,
+    # what the node's own packages could be updated to would fire, too
+    stack.run(f"chmod 755 /root/dkms; apt-mark hold $(dpkg-query -W -f '${{Package}} ') >/dev/null; {_SYSTEM}")
+    return stack
+
+
+@pytest.mark.parametrize("alert", TROUBLES)
+def test_the_alert_fires_and_ends(troubled: Stack, alert: str) -> None:
+    stack, trouble = troubled, TROUBLES[alert]
+    labels = {"node": stack.node.name, **trouble.labels}
+    assert not [one for one in stack.prometheus.firing() if one["alertname"] == alert]
+    if trouble.dcgm:
+        stack.condition(**trouble.dcgm)
+    if trouble.begin:
+        stack.run(trouble.begin)
+    stack.prometheus.await_alert(alert, True, **labels)
+    if trouble.end:
+        stack.run(trouble.end)
+    stack.condition()
+    stack.prometheus.await_alert(alert, False)
+
+
+def test_troubles_leave_nothing(troubled: Stack) -> None:
+    troubled.run(
+        "apt-mark unhold $(apt-mark showhold) >/dev/null;"
+        "rm -f /etc/hpc-compute/gpu-layout.yml /usr/sbin/dkms /boot/vmlinuz-6.12.1-amd64"
+        f" /etc/apt/sources.list.d/fixes.list /etc/apt/preferences.d/fixes; {_STATE}; {_SYSTEM}"
     )
-    fires_and_ends(
-        stack, "DcgmExporterDown", ["systemctl stop nvidia-dcgm-exporter"], "systemctl start nvidia-dcgm-exporter"
-    )
-    fires_and_ends(
-        stack,
-        "NodeExporterDown",
-        ["systemctl stop prometheus-node-exporter"],
-        "systemctl start prometheus-node-exporter",
-    )
-    fires_and_ends(
-        stack,
-        "NodeTextfileUnreadable",
-        [f"echo 'this is no metric' > /{TEXTFILES}/broken.prom"],
-        f"rm /{TEXTFILES}/broken.prom",
-    )
-    stack.run("rm /etc/hpc-compute/gpu-layout.yml")
+    troubled.prometheus.await_value("count(ALERTS) or vector(0)", lambda found: found[0][1] == 0)
 
 
 def test_a_controller_that_is_away_shows_and_leaves_the_rest(stack: Stack) -> None:
@@ -509,10 +622,32 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
         node.down()
 
 
+def test_what_can_not_be_had_is_told_and_nothing_installed(bare: Play) -> None:
+    """In the order of what is tried: the repository, its key, the versions that it has."""
+    repository.build(bare.node.root / "srv/old", exporter="4.8.1-1")
+    for changed, words in (
+        ({"uris": ["http://10.213.97.1:9/"]}, ("10.213.97.1",)),
+        ({"trusted": False}, ("key",)),
+        ({"uris": ["file:/srv/old"]}, ("datacenter-gpu-manager-exporter: expected version >=4.8.2, found 4.8.1-1",)),
+    ):
+        before = bare.variables["monitoring_stack_dcgm_repository"]
+        bare.variables["monitoring_stack_dcgm_repository"] = {**before, **changed}
+        try:
+            said = bare(ok=False)
+        finally:
+            bare.variables["monitoring_stack_dcgm_repository"] = before
+        assert len(re.findall(r"(?m)^fatal: ", said.text)) == 1, said.text
+        for word in words:
+            assert word in said.text, said.text
+        assert transactions(bare.node) == []
+        assert not (bare.node.root / "etc/hpc-compute").exists()
+
+
 def test_an_image_serves_nothing_yet_and_holds_no_secret(bare: Play) -> None:
     node = bare.node
     bare("--check")
     assert not (node.root / "etc/hpc-compute").exists(), "check mode changed the machine"
+    assert transactions(node) == []
     bare()
     units = ["prometheus-node-exporter.service", "hpc-node-metrics@state.timer", "hpc-node-metrics@system.timer"]
     gated = ["nvidia-dcgm.service", "nvidia-dcgm-exporter.service"]

@@ -43,8 +43,34 @@ def read_policy(text: str) -> dict[str, Policy]:
 
 
 def matches(version: str, wanted: str) -> bool:
-    """Whether *version* is the one, or one of those, *wanted* (a version or a glob)."""
+    """Whether *version* is the one, or one of those, *wanted*: a version, a glob, or ``>=`` and the least version."""
+    if wanted.startswith(">="):
+        return sort_key(version) >= sort_key(wanted.removeprefix(">=").strip())
     return version == wanted or fnmatchcase(version, wanted)
+
+
+_Parts = tuple[tuple[tuple[int, ...], int], ...]
+
+
+def sort_key(version: str) -> tuple[int, _Parts, _Parts]:
+    """Orders versions as dpkg does: epoch, upstream version, Debian revision; ``~`` comes before the end."""
+    epoch, colon, rest = version.partition(":")
+    if not colon:
+        epoch, rest = "0", version
+    upstream, _, revision = rest.rpartition("-") if "-" in rest else (rest, "", "0")
+    return int(epoch), _parts(upstream), _parts(revision)
+
+
+def _parts(text: str) -> _Parts:
+    """Runs of other characters, and numbers, in turns. A run ends in 0: before a longer one, but after "~"."""
+    return tuple(
+        ((*(_weight(letter) for letter in letters), 0), int(number or 0))
+        for letters, number in re.findall(r"([^0-9]*)([0-9]*)", text)
+    )
+
+
+def _weight(letter: str) -> int:
+    return -1 if letter == "~" else ord(letter) if letter.isalpha() else ord(letter) + 256
 
 
 def wrong_versions(installed: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:

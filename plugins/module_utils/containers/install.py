@@ -22,6 +22,8 @@ _APT = (
     *("--option=Dpkg::Options::=--force-confold", "install"),
 )
 _UPDATE = ("apt-get", "--quiet", "--option=DPkg::Lock::Timeout=300", "update")
+#: What apt says where it got as far as unpacking.
+_DPKG_FAILED = "Sub-process /usr/bin/dpkg"
 #: At once where there is nothing to do.
 _FINISH = ("dpkg", "--configure", "--pending")
 #: Where Debian comes from, for packages of its archive; its security archive has another label.
@@ -136,6 +138,8 @@ def lists_are_fresh(now: float, root: Path = Path("/")) -> bool:
 def install(words: Sequence[str], absent: Sequence[str], run: Run, update: Callable[[], None]) -> None:
     """Have apt install *words*, names and files, and remove the packages *absent*: a trial first, then in earnest.
 
+    Where nothing is to be removed apt is not tried but forbidden to remove anything, which is one look at all packages
+    instead of two; the trial comes only where apt refuses.
     What an earlier run left unfinished, killed, is finished first: apt refuses to work until then. A trial that
     fails is repeated after *update*.
 
@@ -150,6 +154,12 @@ def install(words: Sequence[str], absent: Sequence[str], run: Run, update: Calla
             f"Expected dpkg to finish what was left half-installed; '{' '.join(_FINISH)}' failed with exit code "
             f"{code}: {_last(stderr)}. See 'dpkg --audit'."
         )
+    if not absent:
+        code, _, stderr = run((*_APT, "--no-remove", *command))
+        if code == 0:
+            return
+        if _DPKG_FAILED in stderr:
+            raise _failed(" ".join(words), code, stderr)
     code, stdout, stderr = run(trial)
     if code != 0:
         update()
@@ -171,11 +181,15 @@ def install(words: Sequence[str], absent: Sequence[str], run: Run, update: Calla
         )
     code, stdout, stderr = run((*_APT, *command))
     if code != 0:
-        errors = [line for line in stderr.splitlines() if line.startswith(("E: ", "dpkg: error"))]
-        raise InstallError(
-            f"apt tried to install {called} and failed with exit code {code}: {'; '.join(errors) or _last(stderr)}. "
-            "See /var/log/apt/term.log; 'apt-get --fix-broken install' finishes or undoes it."
-        )
+        raise _failed(called, code, stderr)
+
+
+def _failed(called: str, code: int, stderr: str) -> InstallError:
+    errors = [line for line in stderr.splitlines() if line.startswith(("E: ", "dpkg: error"))]
+    return InstallError(
+        f"apt tried to install {called} and failed with exit code {code}: {'; '.join(errors) or _last(stderr)}. "
+        "See /var/log/apt/term.log; 'apt-get --fix-broken install' finishes or undoes it."
+    )
 
 
 def refresh(run: Run) -> None:

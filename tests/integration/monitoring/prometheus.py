@@ -54,7 +54,7 @@ class Prometheus:
             [
                 "sh",
                 "-ec",
-                "sed -E 's/^( +for:) .*/\\1 0s/' /etc/prometheus/hpc-compute/hpc-compute.rules.yml"
+                "sed -E 's/^( +for:) .*/\\1 0s/; s/\\[5m\\]/[5s]/' /etc/prometheus/hpc-compute/hpc-compute.rules.yml"
                 " > /etc/prometheus/hurried.rules.yml",
             ]
         )
@@ -86,7 +86,7 @@ class Prometheus:
             if alert["state"] == "firing":
                 yield alert["labels"]
 
-    def await_alert(self, name: str, there: bool, **labels: str) -> None:
+    def await_alert(self, name: str, there: bool, /, **labels: str) -> None:
         """Wait until an alert fires, or has ended."""
         wanted = {"alertname": name, **labels}
 

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from ansible_collections.hpc.compute.plugins.module_utils.apt.policy import (
     Choice,
     Policy,
     choose,
     matches,
     read_policy,
+    sort_key,
     wrong_versions,
 )
 
@@ -53,6 +56,39 @@ def test_what_apt_can_get() -> None:
         },
     )
     assert known["nothing"] == Policy(None, None, {})
+
+
+#: In dpkg's order, as "dpkg --compare-versions" has them.
+ORDERED = [
+    *(
+        "0",
+        "1.2.3~~1",
+        "4.8-1",
+        "4.8.1",
+        "4.8.2~rc1-1",
+        "4.8.2",
+        "4.8.2-1~deb13u1",
+        "4.8.2-1",
+        "4.8.2-1+b1",
+        "4.8.2-1.1",
+    ),
+    *("4.8.2-10", "4.8.2a-1", "4.8.2+ds-1", "4.8.2.0-1", "4.8.10-1", "4.9~", "4.9", "4.10.0-1", "1:4.6.1-1"),
+]
+
+
+def test_the_order_of_versions() -> None:
+    keys = [sort_key(version) for version in ORDERED]
+    assert all(one < following for one, following in pairwise(keys))
+    assert sort_key("4.8.2") == sort_key("4.8.2-0")
+
+
+def test_at_least() -> None:
+    assert matches("4.8.2-1", ">=4.8.2")
+    assert matches("4.10.0-1", ">= 4.8.2")
+    assert not matches("4.8.1-1", ">=4.8.2")
+    assert wrong_versions({"slurmd": "24.11.4-1"}, {"slurmd": ">=24.11.5"}) == ["slurmd"]
+    assert choose(read_policy(RECORDED), ["slurmd"], {"slurmd": ">=24"}).install == ["slurmd=24.11.5-4+deb13u1"]
+    assert "expected version >=25" in choose(read_policy(RECORDED), ["slurmd"], {"slurmd": ">=25"}).reasons[0]
 
 
 def test_the_choice() -> None:

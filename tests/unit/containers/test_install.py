@@ -148,7 +148,9 @@ def test_age_of_the_lists(tmp_path: Path) -> None:
 def _installing(
     *answers: tuple[int, str, str], absent: Sequence[str] = (), update: Callable[[], None] = _never
 ) -> Commands:
-    run = Commands((0, "", ""), *answers)  # the first of dpkg, which has nothing to finish
+    # dpkg, which has nothing to finish; apt, which may remove nothing and refuses
+    refusal = [] if absent else [(100, "", "E: Packages need to be removed but remove is disabled.\n")]
+    run = Commands((0, "", ""), *refusal, *answers)
     install(["/a.deb", "squashfuse"], absent, run, update)
     return run
 
@@ -156,9 +158,18 @@ def _installing(
 def test_a_trial_comes_first() -> None:
     run = _installing((0, "Inst apptainer\n", ""), (0, "", ""))
     assert run.given[0] == ["dpkg", "--configure", "--pending"]
-    assert [("--simulate" in words) for words in run.given[1:]] == [True, False]
-    assert run.given[2][-3:] == ["install", "/a.deb", "squashfuse"]
-    assert "--allow-downgrades" in run.given[2]
+    assert [("--simulate" in words) for words in run.given[2:]] == [True, False]
+    assert run.given[3][-3:] == ["install", "/a.deb", "squashfuse"]
+    assert "--allow-downgrades" in run.given[3]
+
+
+def test_no_trial_where_nothing_may_be_removed() -> None:
+    run = Commands((0, "", ""), (0, "", ""))
+    install(["/a.deb", "squashfuse"], (), run, _never)
+    assert run.given[1][-4:] == ["install", "--no-remove", "/a.deb", "squashfuse"]
+    failed = "dpkg: error processing\nE: Sub-process /usr/bin/dpkg returned an error code (1)\n"
+    with pytest.raises(InstallError, match=r"failed with exit code 100: dpkg: error processing; E: Sub-process"):
+        install(["/a.deb"], (), Commands((0, "", ""), (100, "", failed)), _never)
 
 
 def test_what_is_unfinished_and_can_not_be_finished() -> None:
@@ -169,7 +180,7 @@ def test_what_is_unfinished_and_can_not_be_finished() -> None:
 def test_fresh_lists_before_it_gives_up() -> None:
     updates = []
     run = _installing((100, "", "E: x\n"), (0, "", ""), (0, "", ""), update=lambda: updates.append(1))
-    assert len(run.given) == 4
+    assert len(run.given) == 5
     assert updates == [1]
     with pytest.raises(InstallError) as caught:
         _installing((100, "", ""), (100, _DEPENDS, "E: Unable to correct problems\n"), update=lambda: None)

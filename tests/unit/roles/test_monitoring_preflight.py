@@ -39,6 +39,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "counter": ({"monitoring_stack_dcgm_extra_counters": ["DCGM_FI_X gauge"]}, r"found DCGM_FI_X gauge\."),
     "engine": ({"monitoring_stack_dcgm_hostengine": "localhost"}, r"it is 'localhost'"),
     "repository": ({"monitoring_stack_dcgm_repository": {"name": "x"}}, r"needs name, uris and suites"),
+    "old-exporter": (
+        {"monitoring_stack_dcgm_exporter_version": "4.8.1-1"},
+        r"must be 4\.8\.2 or newer; it is 4\.8\.1-1",
+    ),
+    "older-exporter": ({"monitoring_stack_dcgm_exporter_version": "4.7.*"}, r"4\.8\.2 or newer; it is 4\.7"),
     "interval": ({"monitoring_stack_dcgm_exporter_interval_ms": 15}, r"100 or more; it is 15"),
 }
 FINE: dict[str, dict[str, Any]] = {
@@ -52,6 +57,7 @@ FINE: dict[str, dict[str, Any]] = {
         "monitoring_stack_tls_client_ca": "/etc/ssl/ca.crt",
         "monitoring_stack_basic_auth_users": {"p": HASH},
     },
+    "exporter": {"monitoring_stack_dcgm_exporter_version": "4.10.*"},
     "more": {
         "monitoring_stack_node_exporter_options": ["--collector.ethtool", "--collector.netdev.device-exclude=^(lo)$"],
         "monitoring_stack_dcgm_extra_counters": ["DCGM_FI_DEV_FAN_SPEED, gauge, Fan speed in percent."],
