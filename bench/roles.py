@@ -32,7 +32,7 @@ from rig.network import GATEWAY
 from rig.node import Node
 from rig.paths import REPO, VENV
 
-NODE, CONTROLLER = "10.213.97.150", "10.213.97.151"
+NODE, CONTROLLER, GATE = "10.213.97.150", "10.213.97.151", "10.213.97.152"
 GPUS = "4xh100-80,h100-80=1g.10gb*7,h100-80=3g.40gb*2,h100-80=3g.40gb:2g.20gb:1g.10gb*2,h100-80=7g.80gb"
 LAYOUT = {
     "version": "v1",
@@ -281,14 +281,21 @@ def _offered(folder: Path) -> Iterator[Bench]:
     tree = SignedRepository(folder / "tree", key, components=["non-free"])
     tree.publish({"non-free": make_packages(folder / "debs", "8.3.1")})
     (folder / "releases").mkdir()
-    fetching = Node("bench-role", NODE)
+    gate = Node("bench-gate", GATE)
     try:
-        fetching.up()
-        releases = Releases(folder / "releases", fetch(fetching))
+        # up to the end: the network on which everything is offered goes with the last node
+        gate.up()
+        releases = Releases(folder / "releases", fetch(gate))
+        with _serving(folder, releases, tree.folder, key) as bench:
+            yield bench
     finally:
-        fetching.down()
+        gate.down()
+
+
+@contextmanager
+def _serving(folder: Path, releases: Releases, tree: Path, key: SigningKey) -> Iterator[Bench]:
     checksum = releases.add("1.5.4")
-    with served(releases.folder) as release, serve(tree.folder) as url, ManagementDaemon().serving() as daemon:
+    with served(releases.folder) as release, serve(tree) as url, ManagementDaemon().serving() as daemon:
         daemon.secret = _SECRET
         yield Bench(
             folder,
