@@ -65,11 +65,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Run:
-    """What a playbook came to: *tasks* that were executed, *changed* of them."""
+    """What a playbook came to: *tasks* that were executed, and the names of those that *changed* something."""
 
     seconds: float
     tasks: int
-    changed: int
+    changed: tuple[str, ...]
 
 
 class Bench:
@@ -123,7 +123,10 @@ def _read(text: str, seconds: float) -> Run:
     found = re.search(r"ok=(\d+) +changed=(\d+) +unreachable=0 +failed=0", text)
     if not found:
         raise SystemExit(text)
-    return Run(seconds, int(found[1]), int(found[2]))
+    changed = re.findall(r"(?m)^TASK \[([^]]*)\] \*+\n(?:(?!TASK ).*\n)*?changed: ", text)
+    if len(changed) != int(found[2]):
+        raise SystemExit(f"expected the names of {found[2]} changed tasks, found {changed}\n{text}")
+    return Run(seconds, int(found[1]), tuple(changed))
 
 
 def _nvidia(node: Node) -> None:
@@ -193,7 +196,7 @@ def compare(bench: Bench, subject: Subject, rounds: int) -> None:
         f"{subject.role}: {len(names)} packages, apt-get {statistics.median(apt):.1f} s, first run "
         f"{statistics.median(run.seconds for run in first):.1f} s ({ratio:.2f} x); second run "
         f"{statistics.median(run.seconds for run in second):.1f} s (best {min(run.seconds for run in second):.1f} s), "
-        f"{second[-1].tasks} tasks, {max(run.changed for run in second)} changed",
+        f"{second[-1].tasks} tasks, {_changed(second)}",
         flush=True,
     )
 
@@ -222,13 +225,19 @@ def whole_node(bench: Bench) -> None:
         controller.down()
 
 
+def _changed(runs: list[Run]) -> str:
+    return "; ".join(f"run {at} changed {', '.join(run.changed)}" for at, run in enumerate(runs, 2) if run.changed) or (
+        "0 changed"
+    )
+
+
 def _print(what: str, runs: list[Run]) -> None:
     """The first is apart: over SSH it installs, and locally it reads what the others find in memory."""
     again = runs[1:]
     print(
         f"{what}: first run {runs[0].seconds:.1f} s, {runs[0].tasks} tasks; then "
         f"{statistics.median(run.seconds for run in again):.1f} s, {again[-1].tasks} tasks, "
-        f"{max(run.changed for run in again)} changed",
+        f"{_changed(again)}",
         flush=True,
     )
 
