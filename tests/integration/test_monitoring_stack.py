@@ -386,7 +386,11 @@ class Trouble:
     end: str = ""
 
 
-_STATE, _SYSTEM = ("systemctl start hpc-node-metrics@state.service", "systemctl start hpc-node-metrics@system.service")
+# These are asked for more often here than systemd allows in ten seconds, which reset-failed forgets.
+_STATE, _SYSTEM = (
+    f"systemctl reset-failed 'hpc-node-metrics@*'; systemctl start hpc-node-metrics@{kind}.service"
+    for kind in ("state", "system")
+)
 _NINTH = "/sys/bus/pci/devices/0000:ff:00.0"
 _VERSION = "/proc/driver/nvidia/version"
 _DKMS = "#!/bin/sh\necho 'nvidia/580.1, 6.12.1-amd64, x86_64: built'\n"
