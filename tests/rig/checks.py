@@ -143,6 +143,7 @@ def _checks() -> list[Check]:
         _pytest("tests of the rig", "rig", ["tests/rig"], _PYTHON),
         _pytest("integration tests", "integration", ["tests/integration"], _PYTHON),
         _molecule("default"),
+        _molecule("cluster"),
     ]
 
 
