@@ -42,8 +42,8 @@ def main() -> int:
     unexpected = 0
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         work = [Path(folder, name) for name in ("one", "other")]
-        for path in work:
-            path.mkdir()
+        for mount in work:
+            mount.mkdir()
         with disk.mounted(given.images[0], work[0]) as one, disk.mounted(given.images[1], work[1]) as other:
             found = differences(one, other)
     for path, what in found:

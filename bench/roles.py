@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from dcgm import repository
-from integration.apptainer_packages import Releases, fetch, served
+from integration.apptainer_packages import Releases, served
 from integration.apt_repository import SignedRepository, SigningKey, serve
 from integration.beegfs_packages import ManagementDaemon, make_packages
 from rig import environment, inventory
+from rig.apptainer import fetch
 from rig.network import GATEWAY
 from rig.node import Node
 from rig.paths import REPO, VENV

@@ -29,10 +29,15 @@ while read -r line; do
 done
 """
 _KILL = """\
-for process in /proc/[0-9]*; do
-    case "$(cat "$process/comm" 2>/dev/null)" in dpkg | dpkg-deb | apt-get) kill -KILL "${process#/proc/}" ;; esac
+left=some
+while [ -n "$left" ]; do
+    left=
+    for process in /proc/[0-9]*; do
+        case "$(cat "$process/comm" 2>/dev/null)" in
+            dpkg | dpkg-deb | apt-get) kill -KILL "${process#/proc/}"; left=some ;;
+        esac
+    done
 done
-sleep 0.5
 """
 
 
@@ -63,6 +68,6 @@ def kill_during_installation(
             wait_for(f"dpkg to have {package} {state} on {node.name}", stopped.exists, 120)
         finally:
             os.killpg(started.pid, signal.SIGKILL)
-            node.run(["sh", "-c", _KILL])
+            node.run(["timeout", "30", "sh", "-c", _KILL])
             for path in (hook, logger, stopped):
                 path.unlink(missing_ok=True)

@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.hpc.compute.plugins.module_utils.containers.apptainer_conf import DIRECTIVES, known
-from integration.apptainer_packages import Releases, fetch, registry, repository, served, version_of
+from integration.apptainer_packages import Releases, registry, repository, served, version_of
 from integration.lone_cluster import REPO, LoneCluster, tasks_of, uuid_of
 from integration.package_runs import kill_during_installation, transactions
+from rig.apptainer import fetch
 from rig.node import Node
 
 _VENV = REPO / ".venv"

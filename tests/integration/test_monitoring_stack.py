@@ -386,6 +386,8 @@ class Trouble:
     end: str = ""
 
 
+# a controller that has just started knows nothing of its node yet, and neither drains nor resumes it
+_IDLE = "timeout 30 sh -c 'until sinfo --noheader --format=%t | grep -qx idle; do sleep 0.2; done'"
 # These are asked for more often here than systemd allows in ten seconds, which reset-failed forgets.
 _STATE, _SYSTEM = (
     f"systemctl reset-failed 'hpc-node-metrics@*'; systemctl start hpc-node-metrics@{kind}.service"
@@ -428,7 +430,7 @@ TROUBLES: dict[str, Trouble] = {
     "NodeCollectorFailing": Trouble(
         {"collector": "slurm"},
         begin=f"systemctl stop slurmctld; {_STATE}",
-        end=f"systemctl start slurmctld; sleep 1; {_STATE}",
+        end=f"systemctl start slurmctld; {_IDLE}; {_STATE}",
     ),
     "NodeTextfileUnreadable": Trouble(
         begin=f"echo 'this is no metric' > /{TEXTFILES}/broken.prom", end=f"rm /{TEXTFILES}/broken.prom"
@@ -460,7 +462,7 @@ TROUBLES: dict[str, Trouble] = {
     ),
     "SlurmNodeNotRegistered": Trouble(
         begin=f"scontrol update NodeName=$(hostname) State=DOWN Reason='a test'; {_STATE}",
-        end=f"scontrol update NodeName=$(hostname) State=RESUME; sleep 2; {_STATE}",
+        end=f"scontrol update NodeName=$(hostname) State=RESUME; {_IDLE}; {_STATE}",
     ),
     "NodeServiceFailed": Trouble(
         {"name": "hpc-broken.service"},

@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
-from integration.apptainer_packages import fetch
-from rig.node import Node
-
-from . import base, box, environment, libvirt
+from . import apptainer, base, box, environment, libvirt
+from .node import Node
 from .paths import REPO, VENV
 from .process import follow, indented, run
 from .progress import Step, heading, started, step
@@ -105,7 +103,7 @@ def _apptainer() -> Path:
     node = Node("vm-fetch", "10.213.97.27")
     node.up()
     try:
-        return fetch(node)
+        return apptainer.fetch(node)
     finally:
         node.down()
 
