@@ -388,11 +388,7 @@ class Trouble:
 
 # a controller that has just started knows nothing of its node yet, and neither drains nor resumes it
 _IDLE = "timeout 30 sh -c 'until sinfo --noheader --format=%t | grep -qx idle; do sleep 0.2; done'"
-# These are asked for more often here than systemd allows in ten seconds, which reset-failed forgets.
-_STATE, _SYSTEM = (
-    f"systemctl reset-failed 'hpc-node-metrics@*'; systemctl start hpc-node-metrics@{kind}.service"
-    for kind in ("state", "system")
-)
+_STATE, _SYSTEM = (f"systemctl start hpc-node-metrics@{kind}.service" for kind in ("state", "system"))
 _NINTH = "/sys/bus/pci/devices/0000:ff:00.0"
 _VERSION = "/proc/driver/nvidia/version"
 _DKMS = "#!/bin/sh\necho 'nvidia/580.1, 6.12.1-amd64, x86_64: built'\n"
@@ -458,11 +454,12 @@ TROUBLES: dict[str, Trouble] = {
     "SlurmNodeDrainedByUs": Trouble(
         {"by": "hpc.compute"},
         begin=f"scontrol update NodeName=$(hostname) State=DRAIN Reason='hpc.compute: change of the layout'; {_STATE}",
-        end=f"scontrol update NodeName=$(hostname) State=RESUME; {_STATE}",
-    ),
-    "SlurmNodeNotRegistered": Trouble(
-        begin=f"scontrol update NodeName=$(hostname) State=DOWN Reason='a test'; {_STATE}",
         end=f"scontrol update NodeName=$(hostname) State=RESUME; {_IDLE}; {_STATE}",
+    ),
+    # With ReturnToService=2 a slurmd that runs would bring the node back with its next registration.
+    "SlurmNodeNotRegistered": Trouble(
+        begin=f"systemctl stop slurmd; scontrol update NodeName=$(hostname) State=DOWN Reason='a test'; {_STATE}",
+        end=f"systemctl start slurmd; {_IDLE}; {_STATE}",
     ),
     "NodeServiceFailed": Trouble(
         {"name": "hpc-broken.service"},
