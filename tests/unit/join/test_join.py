@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from ansible_collections.hpc.compute.plugins.module_utils.join import apply, main, sources
 from ansible_collections.hpc.compute.plugins.module_utils.join.sources import SourceError, Told, read
 from ansible_collections.hpc.compute.plugins.module_utils.slurm.control import Completed
 from ansible_collections.hpc.compute.plugins.module_utils.slurm.plan import GresRefusedError
 
+REPO = Path(__file__).resolve().parents[3]
 KEY = bytes(range(64))
 TEXT = base64.b64encode(KEY).decode()
 
@@ -168,6 +170,33 @@ def test_a_node_with_a_configuration_of_its_own_is_left_alone(root: Path) -> Non
     (root / "etc/slurm/slurm.conf").touch()
     assert main.main([], World(root).outside) == main.EXIT_JOINED
     assert not (root / apply.OPTIONS).exists()
+
+
+def test_what_ansible_configured_stays_whatever_the_image_was_told(root: Path) -> None:
+    (root / sources.FILE).write_text(f"controllers = old\nmunge_key = {TEXT}\n")
+    (root / apply.MUNGE_KEY).write_bytes(b"rotated")
+    template = REPO / "roles/slurm_compute/templates/slurmd.j2"
+    templar = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True, autoescape=False)  # noqa: S701  # no HTML
+
+    def write(image: bool) -> str:
+        text = templar.from_string(template.read_text()).render(
+            __slurm_compute_image=image, __slurm_compute_slurmd_options=["-N", "n1"]
+        )
+        (root / apply.OPTIONS).write_text(text)
+        return text
+
+    text = write(image=False)
+    world = World(root)
+    assert main.main(["--restart"], world.outside) == main.EXIT_JOINED
+    assert "configured by Ansible, as /etc/default/slurmd says" in world.out.getvalue()
+    assert (root / apply.OPTIONS).read_text() == text
+    assert (root / apply.MUNGE_KEY).read_bytes() == b"rotated"
+    assert world.commands == []
+
+    write(image=True)
+    assert main.main([], World(root).outside) == main.EXIT_JOINED
+    assert "--conf-server old" in (root / apply.OPTIONS).read_text(), "an image that knows its controllers joins"
+    assert (root / apply.MUNGE_KEY).read_bytes() == KEY
 
 
 def test_bad_data_and_gpus_that_can_not_be_read_change_nothing(root: Path) -> None:
