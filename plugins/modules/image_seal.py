@@ -11,7 +11,8 @@ module: image_seal
 short_description: Remove from a system what makes it one machine, so that it can be an image
 version_added: 0.2.0
 description:
-  - Removes munge key, ssh host keys, authorized keys, machine id, random seeds, DKMS's signing key, cloud-init's state,
+  - Removes munge key, what node-join was told, the secrets of BeeGFS and of the monitoring, ssh host keys,
+    authorized keys, machine id, random seeds, DKMS's signing key, cloud-init's state,
     Slurm's configuration of one cluster, logs, histories, apt's lists and packages, temporary files.
   - Licences, documentation, time zones and locales stay.
   - Run it last, on a machine that is shut down next. A machine in service loses its identity.

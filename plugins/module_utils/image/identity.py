@@ -27,12 +27,25 @@ class Rule:
     text: str | None = DELETE
     #: Names that stay although a glob finds them.
     keep: tuple[str, ...] = ()
+    #: Only files that begin with one of these.
+    begins: tuple[str, ...] = ()
 
 
 #: Homes are those of people; systemd's and Debian's own users have theirs elsewhere.
 RULES = (
     Rule("munge key", ("etc/munge/munge.key",)),
     Rule("Slurm configuration", ("etc/slurm/slurm.conf", "etc/slurm/gres.conf", "etc/slurm/cgroup.conf")),
+    Rule("what node-join was told", ("etc/hpc-compute/join.conf",)),
+    # both write a node's name and its controllers there; what the image build itself writes begins otherwise
+    Rule(
+        "slurmd's options",
+        ("etc/default/slurmd",),
+        begins=("# Written by node-join ", "# Written by the role hpc.compute.slurm_compute;"),
+    ),
+    Rule("BeeGFS secret", ("etc/beegfs/*.auth",)),
+    Rule(
+        "monitoring secrets", tuple(f"etc/hpc-compute/monitoring/{name}" for name in ("tls.key", "tls.crt", "web.yml"))
+    ),
     Rule("ssh host keys", ("etc/ssh/ssh_host_*_key", "etc/ssh/ssh_host_*_key.pub")),
     Rule("authorized keys", ("root/.ssh", "home/*/.ssh")),
     # "uninitialized" or no file would make the next boot a "first boot", in which systemd enables every unit anew
@@ -55,7 +68,13 @@ RULES = (
     Rule("history", ("root/.*_history", "home/*/.*_history", "root/.lesshst", "root/.wget-hsts", "home/*/.lesshst")),
     Rule("caches of people", ("root/.ansible", "root/.cache", "home/*/.ansible", "home/*/.cache")),
     Rule("apt lists", ("var/lib/apt/lists/*_*",)),
-    Rule("packages", ("var/cache/apt/archives/*.deb", "var/cache/apt/archives/partial/*", "var/cache/apt/*.bin")),
+    Rule(
+        "packages",
+        (
+            *("var/cache/apt/archives/*.deb", "var/cache/apt/archives/partial/*", "var/cache/apt/*.bin"),
+            "var/cache/hpc-compute-*.deb",
+        ),
+    ),
     # what they were before a package changed them, where files lay on the disk of the build, how long a compiler took
     Rule(
         "traces of the build",
@@ -120,6 +139,8 @@ def _found(root: Path, rule: Rule) -> Iterator[Path]:
 
 
 def _kept(path: Path, rule: Rule) -> bool:
+    if rule.begins and not path.read_text(encoding="utf-8", errors="replace").startswith(rule.begins):
+        return True
     return any(path.match(name) for name in rule.keep)
 
 

@@ -17,7 +17,7 @@ OPTIONS = Path("etc/default/slurmd")
 _HEADER = "# Written by node-join at the first boot, from what this machine was told about its cluster.\n"
 
 #: How the file begins that the role slurm_compute writes on a node in service; in an image it begins otherwise.
-_OF_ANSIBLE = "# Written by the role hpc.compute.slurm_compute;"
+OF_ANSIBLE = "# Written by the role hpc.compute.slurm_compute;"
 
 #: Sets owner and group of a path by their names.
 Chown = Callable[[Path, str, str], None]
@@ -40,7 +40,7 @@ def is_ansibles(root: Path) -> bool:
     :raises OSError: slurmd's options can't be read.
     """
     path = root / OPTIONS
-    return path.exists() and path.read_text(encoding="utf-8", errors="replace").startswith(_OF_ANSIBLE)
+    return path.exists() and path.read_text(encoding="utf-8", errors="replace").startswith(OF_ANSIBLE)
 
 
 def slurmd_options(told: Told, gres: str) -> str:

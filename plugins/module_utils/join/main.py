@@ -80,8 +80,8 @@ def main(arguments: Sequence[str] | None = None, outside: Outside | None = None)
 def _join(outside: Outside, restart: bool) -> int:
     if apply.is_ansibles(outside.root):
         print(
-            f"node-join: this machine is configured by Ansible, as /{apply.OPTIONS} says: nothing to do. Remove that file "
-            "to have it join as it was told instead",
+            f"node-join: this machine is configured by Ansible, as /{apply.OPTIONS} says: nothing to do. "
+            "Remove that file to have it join as it was told instead",
             file=outside.out,
         )
         return EXIT_JOINED

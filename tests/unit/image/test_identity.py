@@ -9,11 +9,19 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.hpc.compute.plugins.module_utils.image import identity
+from ansible_collections.hpc.compute.plugins.module_utils.join import apply
+from ansible_collections.hpc.compute.plugins.module_utils.join.sources import Told
 
 #: One path for each kind of thing a build leaves behind.
 LEFT = (
     "etc/munge/munge.key",
     "etc/slurm/slurm.conf",
+    "etc/hpc-compute/join.conf",
+    "etc/beegfs/conn.auth",
+    "etc/beegfs/beegfs-client-scratch.auth",
+    "etc/hpc-compute/monitoring/tls.key",
+    "etc/hpc-compute/monitoring/tls.crt",
+    "etc/hpc-compute/monitoring/web.yml",
     "etc/ssh/ssh_host_ed25519_key",
     "etc/ssh/ssh_host_ed25519_key.pub",
     "root/.ssh/authorized_keys",
@@ -34,6 +42,7 @@ LEFT = (
     "var/lib/apt/lists/mirror_dists_trixie_InRelease",
     "var/cache/apt/archives/slurmd_24.11.5-4_amd64.deb",
     "var/cache/apt/pkgcache.bin",
+    "var/cache/hpc-compute-apptainer.deb",
     "var/lib/dpkg/status-old",
     "var/cache/ldconfig/aux-cache",
     "var/lib/dkms/nvidia-current/550.163.01/6.12.118+deb13-amd64/x86_64/log/make.log",
@@ -43,6 +52,9 @@ LEFT = (
 STAYS = (
     "etc/ssh/sshd_config",
     "etc/munge/README",
+    "etc/beegfs/beegfs-client.conf",
+    "etc/default/slurmd",
+    "etc/hpc-compute/gpu-layout.yml",
     "var/lib/apt/lists/partial/.keep",
     "usr/share/doc/slurmd/copyright",
     "usr/share/zoneinfo/Europe/Athens",
@@ -82,6 +94,22 @@ def test_each_is_found_by_itself(tmp_path: Path, path: str) -> None:
     (found,) = identity.leftovers(tmp_path)
     assert f"/{path}".startswith(found.path)
     assert found.to_dict() == {"path": found.path, "subject": found.rule.subject}
+
+
+@pytest.mark.parametrize(
+    ("text", "stays"),
+    [
+        (apply.slurmd_options(Told(("ctl",), node_name="n1"), ""), False),
+        (f"{apply.OF_ANSIBLE} local changes are overwritten.\nSLURMD_OPTIONS='-N n1'\n", False),
+        ("# Written by the role hpc.compute.slurm_compute in an image; x\nSLURMD_OPTIONS='--conf-server ctl'\n", True),
+        ("# Additional options\nSLURMD_OPTIONS=''\n", True),
+    ],
+)
+def test_options_of_slurmd_go_where_they_are_one_nodes(tmp_path: Path, text: str, stays: bool) -> None:
+    (tmp_path / "etc/default").mkdir(parents=True)
+    (tmp_path / "etc/default/slurmd").write_text(text)
+    identity.remove(tmp_path, identity.leftovers(tmp_path))
+    assert (tmp_path / "etc/default/slurmd").exists() == stays
 
 
 def test_a_journal_goes_with_the_directory_that_is_named_after_the_machine(tmp_path: Path) -> None:
