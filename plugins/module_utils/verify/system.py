@@ -10,7 +10,7 @@ from pathlib import Path
 from ..dkms.kernels import installed_kernels
 from ..dkms.status import parse_status
 from ..slurm.control import Runner
-from .model import Row
+from .model import Row, State
 
 #: What a node is made of, and the packages of which one is it. The first that is installed counts.
 COMPONENTS = {
@@ -39,6 +39,10 @@ UNITS = (
     "nvidia-dcgm.service",
     "dcgm-exporter.service",
 )
+#: Off where a variable of its role says so (nvidia_gpu_drivers_persistence).
+_MAY_BE_OFF = frozenset({"nvidia-persistenced.service"})
+#: Nobody masks a unit by accident: the monitoring does where another machine has the host engine.
+_MASKED = frozenset({"masked", "masked-runtime"})
 _ENABLED = frozenset({"enabled", "enabled-runtime", "static", "alias", "indirect", "generated"})
 
 
@@ -84,7 +88,7 @@ def kernels(root: Path, run: Runner) -> Iterator[Row]:
 
 
 def units(root: Path, run: Runner, live: bool, names: Sequence[str] = UNITS) -> Iterator[Row]:
-    """Whether the units that are there are enabled and, on a *live* node, none has failed."""
+    """Whether the units that are there and meant to run are enabled and, on a *live* node, none has failed."""
     there = [name for name in names if _file(root, name)]
     if there:
         where = [] if root == Path("/") else [f"--root={root}"]
@@ -94,14 +98,21 @@ def units(root: Path, run: Runner, live: bool, names: Sequence[str] = UNITS) -> 
             yield Row("unit", "all", "unknown", "systemctl gave no answer for each of them")
         else:
             for name, enabled, running in zip(there, states, active, strict=True):
-                fine = enabled in _ENABLED and running != "failed"
-                yield Row("unit", name, "ok" if fine else "wrong", f"{enabled}, {running}")
+                yield Row("unit", name, _state(name, enabled, running), f"{enabled}, {running}")
     if live:
         done = run(["systemctl", "list-units", "--failed", "--plain", "--no-legend"])
         failed = [line.split()[0] for line in done.stdout.splitlines() if line.split()]
         for name in failed:
             if name not in there:
                 yield Row("unit", name, "wrong", f"failed; see journalctl --unit={name}")
+
+
+def _state(name: str, enabled: str, running: str) -> State:
+    if running == "failed":
+        return "wrong"
+    if enabled in _MASKED or (enabled == "disabled" and name in _MAY_BE_OFF):
+        return "absent"
+    return "ok" if enabled in _ENABLED else "wrong"
 
 
 def _file(root: Path, name: str) -> bool:

@@ -98,6 +98,28 @@ def test_units_of_an_image_are_enabled(two_units: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_a_unit_that_is_off_on_purpose_is_not_wrong(tmp_path: Path, live: bool) -> None:
+    names = ("munge.service", "slurmd.service", "nvidia-dcgm.service", "nvidia-persistenced.service")
+    (tmp_path / "etc/systemd/system").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "etc/systemd/system" / name).touch()
+    run = answering(
+        {
+            "is-enabled": Completed(1, "enabled\ndisabled\nmasked\ndisabled\n", ""),
+            "is-active": Completed(3, "active\ninactive\ninactive\nfailed\n", ""),
+            "--failed": "",
+        }
+    )
+    found = {name: state for name, (state, _) in by_item(list(system.units(tmp_path, run, live, names))).items()}
+    assert found == {
+        "munge.service": "ok",
+        "slurmd.service": "wrong",
+        "nvidia-dcgm.service": "absent",
+        "nvidia-persistenced.service": "wrong" if live else "absent",
+    }
+
+
 def test_units_of_a_node_have_not_failed(two_units: Path) -> None:
     run = answering(
         {
