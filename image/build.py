@@ -53,7 +53,7 @@ def mebibytes(size: str) -> int:
 def build(wanted: Wanted) -> None:
     """Build the image and what goes with it, beside each other in the folder of *wanted.output*.
 
-    :raises RigError: a step failed. A file of an earlier build is left as it was then.
+    :raises RigError: a step failed. The files of an earlier build are left as they were then.
     """
     start = started()
     size = mebibytes(wanted.disk_size)
@@ -76,11 +76,12 @@ def build(wanted: Wanted) -> None:
         with step("Look for what must not be in it"):
             verify(root)
         with step("Write down what is in it") as listing:
-            described = manifest.describe(root, output)
+            described = manifest.describe(root)
             listing.note = f"{described.packages} packages"
         with step(f"Disk of {wanted.disk_size}, for BIOS and UEFI, compressed") as writing:
             disk.prepare_root(root, wanted.kernel_options)
             disk.write(root, output, disk.Disk(size), log_for("image-disk"))
+            manifest.publish(root, output)
             writing.note = f"{output.stat().st_size / 1e9:.2f} GB"
     finally:
         with step("Remove the container"):

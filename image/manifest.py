@@ -31,21 +31,24 @@ class Described:
     packages: int
 
 
-def describe(root: Path, output: Path) -> Described:
-    """Write the manifest and the SBOMs (SPDX 2.3, CycloneDX) of the system in *root* into it and beside *output*.
+def describe(root: Path) -> Described:
+    """Write the manifest and the SBOMs (SPDX 2.3, CycloneDX) of the system in *root* into it.
 
     :raises RigError: dpkg or debsbom could not read it; the message carries the end of the log.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
     found = packages(root)
     place = root / _PLACE
     place.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**_origin(), **_contents(root, found)}, indent=2) + "\n"
     (place / "manifest.json").write_text(text, encoding="utf-8")
     _sboms(root, place, text)
-    for name, beside in zip(_NAMES, _beside(output), strict=True):
-        shutil.copyfile(place / name, beside)
     return Described(len(found))
+
+
+def publish(root: Path, output: Path) -> None:
+    """Copy what ``describe`` wrote into *root* beside the image *output*, in place of what lies there."""
+    for name, beside in zip(_NAMES, _beside(output), strict=True):
+        shutil.copyfile(root / _PLACE / name, beside)
 
 
 def checksum(output: Path) -> None:

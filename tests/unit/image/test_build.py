@@ -13,7 +13,7 @@ import pytest
 from rig.play import Recap
 from rig.process import Completed, RigError
 
-from image import build, machine
+from image import build, disk, machine, manifest
 
 
 @pytest.mark.parametrize(("text", "size"), [("4096M", 4096), ("20G", 20480), ("20g", 20480), ("1T", 1048576)])
@@ -98,6 +98,34 @@ def test_an_image_with_something_wrong_in_it_is_not_made(
         build.build(build.Wanted(tmp_path / "image.qcow2"))
     assert container.is_down
     assert not (tmp_path / "image.qcow2").exists()
+
+
+def test_a_disk_that_can_not_be_written_leaves_all_files_of_the_build_before(
+    container: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "image.qcow2"
+    before = {path: f"{path.name} of the build before" for path in (output, *manifest.files(output))}
+    for path, text in before.items():
+        path.write_text(text)
+
+    def sboms(root: Path, place: Path, text: str) -> None:
+        for name in ("sbom.spdx.json", "sbom.cdx.json"):
+            (place / name).write_text("of this build")
+
+    def write(*_: Any) -> None:
+        raise RigError("No space left on device")
+
+    (container.root / "usr/lib/modules").mkdir(parents=True)
+    monkeypatch.setattr("rig.play.playbook", lambda *_: Recap(1, 1))
+    monkeypatch.setattr(build, "verify", lambda _: None)
+    monkeypatch.setattr(manifest, "packages", lambda _: {"munge": "0.5.16-1"})
+    monkeypatch.setattr(manifest, "_sboms", sboms)
+    monkeypatch.setattr(disk, "prepare_root", lambda *_: None)
+    monkeypatch.setattr(disk, "write", write)
+    with pytest.raises(RigError, match="No space left"):
+        build.build(build.Wanted(output))
+    assert {path: path.read_text() for path in before} == before
+    assert "munge" in (container.root / "usr/share/hpc-compute/manifest.json").read_text()
 
 
 def test_what_was_the_rigs_own_does_not_stay_in_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

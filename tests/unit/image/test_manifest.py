@@ -52,8 +52,10 @@ def root(tmp_path: Path) -> Path:
 
 def test_all_is_written_into_the_image_and_beside_it(root: Path, tmp_path: Path) -> None:
     output = tmp_path / "out/image.qcow2"
-    assert manifest.describe(root, output).packages == 2
+    assert manifest.describe(root).packages == 2
+    output.parent.mkdir()
     output.write_bytes(b"disk")
+    manifest.publish(root, output)
     manifest.checksum(output)
 
     written = json.loads((tmp_path / "out/image.manifest.json").read_text())
@@ -84,5 +86,5 @@ def test_outside_of_a_clone_there_is_no_commit(root: Path, tmp_path: Path, monke
         return Completed(words, 128, "", "no repository") if words[0] == "git" else process.run(words, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(manifest, "run", run)
-    manifest.describe(root, tmp_path / "image.qcow2")
-    assert json.loads((tmp_path / "image.manifest.json").read_text())["commit"] is None
+    manifest.describe(root)
+    assert json.loads((root / "usr/share/hpc-compute/manifest.json").read_text())["commit"] is None
