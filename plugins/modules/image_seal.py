@@ -65,6 +65,7 @@ leftovers:
       sample: munge key
 """
 
+import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -77,6 +78,9 @@ def main() -> None:
         argument_spec={"root": {"type": "path", "default": "/"}},
         supports_check_mode=True,
     )
+    if os.geteuid() != 0:
+        # what it can't read it would not find, and call clean
+        module.fail_json(msg=f"expected to be root, found user {os.geteuid()}: use become (ansible -b)")
     root = Path(module.params["root"])
     if not (root / "etc").is_dir():
         module.fail_json(msg=f"expected the root directory of a system at {root}, found no {root / 'etc'}")

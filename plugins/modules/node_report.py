@@ -13,7 +13,7 @@ version_added: 0.2.0
 description:
   - Reads versions, installed kernels with the modules built for them, units, and on a node in service its health
     (driver, GPUs, layout, GRES, mounts, disks). Of an image it tells what is left of the machine that made it.
-  - Changes nothing, and does not fail for what it finds.
+  - Changes nothing, and does not fail for what it finds. It must be root, who alone can read all of it.
 author:
   - The hpc.compute authors (!UNKNOWN)
 options:
@@ -84,6 +84,7 @@ table:
   elements: str
 """
 
+import os
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -119,6 +120,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    if os.geteuid() != 0:
+        # what it can't read it would not find, and call clean
+        module.fail_json(msg=f"expected to be root, found user {os.geteuid()}: use become (ansible -b)")
     root = Path(module.params["root"])
     if not (root / "etc").is_dir():
         module.fail_json(msg=f"expected the root directory of a system at {root}, found no {root / 'etc'}")
