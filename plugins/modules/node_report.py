@@ -12,7 +12,8 @@ short_description: Tell what a compute node or an image of one is made of, and w
 version_added: 0.2.0
 description:
   - Reads versions, installed kernels with the modules built for them, units, and on a node in service its health
-    (driver, GPUs, layout, GRES, mounts, disks). Of an image it tells what is left of the machine that made it.
+    (driver, GPUs, layout, GRES, mounts, disks). Of an image it tells what is left of the machine that made it, and
+    whether it has a layout to cut; which GPUs and which GRES a machine made from it has, no image knows.
   - Changes nothing, and does not fail for what it finds. It must be root, who alone can read all of it.
 author:
   - The hpc.compute authors (!UNKNOWN)
@@ -64,7 +65,7 @@ rows:
   elements: dict
   contains:
     subject:
-      description: V(version), V(kernel), V(unit), V(health) or V(hygiene).
+      description: V(version), V(kernel), V(unit), and V(health), or for an image V(layout), V(gres) and V(hygiene).
       type: str
     item:
       description: What of it.

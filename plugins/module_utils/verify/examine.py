@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..command.settings import LAYOUT
 from ..health.model import CheckResult
 from ..health.run import Node, look
 from ..health.settings import SettingsError, read_settings
@@ -29,7 +30,14 @@ def examine(node: Node, run: Runner, image: bool) -> list[Row]:
         *system.kernels(node.root, run),
         *system.units(node.root, run, live),
     ]
-    return [*rows, *(_hygiene(node.root) if image else _health(node))]
+    return [*rows, *((*_boot(node.root), *_hygiene(node.root)) if image else _health(node))]
+
+
+def _boot(root: Path) -> Iterator[Row]:
+    """What only a machine with GPUs has; of an image there is no more to say than what its machines will do."""
+    stored = (root / LAYOUT).exists()
+    yield Row("layout", "stored", "ok" if stored else "absent", f"/{LAYOUT}, cut at each boot" if stored else "")
+    yield Row("gres", "gres.conf", "absent", "follows from the GPUs of a machine, at its boot")
 
 
 def _hygiene(root: Path) -> Iterator[Row]:

@@ -22,7 +22,7 @@ COMPONENTS = {
     "Slurm": ("slurmd", "slurm-smd-slurmd"),
     "munge": ("munge",),
     "Apptainer": ("apptainer",),
-    "BeeGFS client": ("beegfs-client",),
+    "BeeGFS client": ("beegfs-client-dkms", "beegfs-client"),
     "node exporter": ("prometheus-node-exporter",),
     "DCGM": ("datacenter-gpu-manager-4-core",),
     "DCGM exporter": ("datacenter-gpu-manager-exporter",),
@@ -32,12 +32,17 @@ UNITS = (
     "munge.service",
     "slurmd.service",
     "gpu-layout.service",
+    "hpc-compute-join.service",
+    "hpc-compute-join.path",
+    "nvidia-device-nodes.service",
+    "nvidia-after-layout.path",
     "nvidia-persistenced.service",
     "nvidia-fabricmanager.service",
-    "beegfs-client.service",
     "prometheus-node-exporter.service",
+    "hpc-node-metrics@state.timer",
+    "hpc-node-metrics@system.timer",
     "nvidia-dcgm.service",
-    "dcgm-exporter.service",
+    "nvidia-dcgm-exporter.service",
 )
 #: Off where a variable of its role says so (nvidia_gpu_drivers_persistence).
 _MAY_BE_OFF = frozenset({"nvidia-persistenced.service"})

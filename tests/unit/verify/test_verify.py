@@ -15,6 +15,7 @@ from ansible_collections.hpc.compute.plugins.module_utils.slurm.control import C
 from ansible_collections.hpc.compute.plugins.module_utils.verify import examine, model, system
 from ansible_collections.hpc.compute.plugins.module_utils.verify.model import Row
 
+REPO = Path(__file__).resolve().parents[3]
 Run = Callable[[Sequence[str]], Completed]
 
 
@@ -36,10 +37,12 @@ def by_item(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
 
 def test_versions_are_those_of_whichever_package_is_there(tmp_path: Path) -> None:
     said = "installed\tslurm-smd-slurmd\t23.11.4-1\ninstalled\tmunge\t0.5.16-1\nconfig-files\tapptainer\t1.4.2\n"
+    said += "installed\tbeegfs-client-dkms\t8.1.0\n"
     found = by_item(list(system.versions(tmp_path, answering({"dpkg-query": said}))))
     assert found["Slurm"] == ("ok", "slurm-smd-slurmd 23.11.4-1")
     assert found["munge"] == ("ok", "munge 0.5.16-1")
     assert found["Apptainer"] == ("absent", "")
+    assert found["BeeGFS client"] == ("ok", "beegfs-client-dkms 8.1.0")
     assert "packages" not in found
 
 
@@ -134,6 +137,19 @@ def test_units_of_a_node_have_not_failed(two_units: Path) -> None:
     assert found["site.service"][0] == "wrong"
 
 
+def test_every_unit_that_a_role_ships_or_names_is_looked_at() -> None:
+    shipped = {
+        path.name
+        for path in REPO.glob("roles/*/files/systemd/*")
+        if path.is_file() and "\n[Install]\n" in path.read_text()
+    }
+    assert {"hpc-compute-join.path", "hpc-node-metrics@state.timer"} <= shipped
+    assert shipped - set(system.UNITS) == set()
+    named = "".join(path.read_text() for path in REPO.glob("roles/*/vars/main/*.yml"))
+    named += "".join(path.read_text() for path in REPO.glob("roles/*/tasks/*.yml"))
+    assert [name for name in system.UNITS if name not in shipped and name not in named] == []
+
+
 def test_a_systemd_that_does_not_answer_is_no_verdict(two_units: Path) -> None:
     (row,) = system.units(two_units, answering({"is-enabled": Completed(124, "", "no answer")}), live=False)
     assert (row.item, row.state) == ("all", "unknown")
@@ -151,10 +167,19 @@ def test_an_image_is_judged_by_what_is_left_in_it(tmp_path: Path) -> None:
     hygiene = by_item([row for row in rows if row.subject == "hygiene"])
     assert hygiene["temporary files"] == ("wrong", "/tmp/1, /tmp/2, /tmp/3 and 1 more")
     assert hygiene["munge key"] == ("ok", "")
+    assert by_item(rows)["stored"] == ("absent", "")
+    assert by_item(rows)["gres.conf"] == ("absent", "follows from the GPUs of a machine, at its boot")
     assert hygiene["time zones"] == ("ok", "")
     assert hygiene["licences"] == ("wrong", "expected usr/share/doc/*/copyright, found none")
     assert not model.good(rows)
     assert not any(row.subject == "health" for row in rows)
+
+
+def test_a_layout_in_an_image_is_told(tmp_path: Path) -> None:
+    (tmp_path / "etc/hpc-compute").mkdir(parents=True)
+    (tmp_path / "etc/hpc-compute/gpu-layout.yml").touch()
+    rows = examine.examine(Node("image", tmp_path), answering({"dpkg-query": ""}), image=True)
+    assert by_item(rows)["stored"] == ("ok", "/etc/hpc-compute/gpu-layout.yml, cut at each boot")
 
 
 def test_a_node_is_judged_by_its_health(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
