@@ -77,6 +77,9 @@ def to_xml(machine: Machine, folder: str, kind: str = "kvm") -> str:
     _text(domain, "vcpu", str(machine.cpus))
     system = ElementTree.SubElement(domain, "os", firmware="efi")
     _text(system, "type", "hvm", arch="x86_64", machine="q35")
+    # DKMS signs the modules in the image with a key that no firmware knows: Secure Boot would refuse the driver
+    firmware = ElementTree.SubElement(system, "firmware")
+    ElementTree.SubElement(firmware, "feature", enabled="no", name="secure-boot")
     features = ElementTree.SubElement(domain, "features")
     ElementTree.SubElement(features, "acpi")
     ElementTree.SubElement(features, "apic")

@@ -31,6 +31,9 @@ def test_every_value_reaches_libvirt() -> None:
     assert tree.findtext("name") == "hpc-compute-01"
     assert (tree.find("memory").get("unit"), tree.findtext("memory")) == ("MiB", "65536")  # type: ignore[union-attr]
     assert tree.findtext("vcpu") == "16"
+    secure_boot = tree.find("os/firmware/feature[@name='secure-boot']")
+    assert secure_boot is not None
+    assert secure_boot.get("enabled") == "no", "it would refuse the driver's modules"
     assert tree.find("devices/disk/source").get("file") == "/disks/hpc-compute-01.qcow2"  # type: ignore[union-attr]
     given = [place.attrib for place in tree.findall("devices/hostdev/source/address")]
     assert given == [{"domain": "0x0000", "bus": f"0x0{bus}", "slot": "0x00", "function": "0x0"} for bus in (1, 2)]
