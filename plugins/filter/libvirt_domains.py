@@ -31,6 +31,7 @@ def libvirt_domains(
     return [
         {
             "name": machine.name,
+            "ip": machine.ip,
             "xml": domain.to_xml(machine, folder, kind),
             "disk": domain.disk_path(machine, folder),
             "disk_command": shlex.join(domain.disk_command(machine, folder, images or str(Path.cwd()))),

@@ -8,6 +8,7 @@ what isn't written is left to libvirt's defaults.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,11 @@ _GPU_KEYS = frozenset({"passthrough", "pci_devices"})
 
 @dataclass(frozen=True)
 class Machine:
-    """A compute node to be. *memory*: MiB. *disk_size*: as ``qemu-img`` takes it. *pci_devices*: addresses."""
+    """A compute node to be. *memory*: MiB. *disk_size*: as ``qemu-img`` takes it. *pci_devices*: addresses.
+
+    *ip*: the address that it shall have, empty if that doesn't matter. A domain can't carry it: it is for whoever gives
+    the guest its address.
+    """
 
     name: str
     memory: int
@@ -34,6 +39,7 @@ class Machine:
     disk_size: str
     pci_devices: tuple[str, ...] = ()
     network: str = "default"
+    ip: str = ""
 
 
 def read_machines(clusters: Mapping[str, Any]) -> list[Machine]:
@@ -50,6 +56,7 @@ def read_machines(clusters: Mapping[str, Any]) -> list[Machine]:
             where = f"clusters.{cluster}.compute_nodes[{number}]"
             machines.append(_machine(_mapping(node, where), where))
     _unique([machine.name for machine in machines], "the name")
+    _unique([machine.ip for machine in machines if machine.ip], "the address")
     _unique([address for machine in machines for address in machine.pci_devices], "the PCI device")
     return machines
 
@@ -143,7 +150,17 @@ def _machine(node: Mapping[str, Any], where: str) -> Machine:
         disk_size=size,
         pci_devices=_pci_devices(node.get("gpu", {}), f"{where}.gpu"),
         network=str(node.get("network", "default")),
+        ip=_ip(node, where),
     )
+
+
+def _ip(node: Mapping[str, Any], where: str) -> str:
+    if "ip" not in node:
+        return ""
+    try:
+        return str(ipaddress.ip_address(str(node["ip"])))
+    except ValueError as error:
+        raise ValueError(f"{where}.ip: expected an IP address, found {node['ip']!r}") from error
 
 
 def _number(node: Mapping[str, Any], key: str, where: str, least: int) -> int:

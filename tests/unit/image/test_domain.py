@@ -45,6 +45,13 @@ def test_every_value_reaches_libvirt() -> None:
     ]
 
 
+def test_an_address_is_kept_and_not_given_twice() -> None:
+    assert [one.ip for one in domain.read_machines(clusters({**NODE, "ip": "192.168.100.10"}))] == ["192.168.100.10"]
+    other = {**NODE, "name": "other", "gpu": {}, "ip": "10.0.0.1"}
+    with pytest.raises(ValueError, match=r"the address 10\.0\.0\.1 once, found it 2 times"):
+        domain.read_machines(clusters({**NODE, "ip": "10.0.0.1"}, other))
+
+
 def test_without_kvm_the_processor_is_no_copy_of_the_hosts() -> None:
     (machine,) = domain.read_machines(clusters({**NODE, "gpu": {}}))
     tree = ElementTree.fromstring(domain.to_xml(machine, "/disks", "qemu"))  # noqa: S314  # our own
@@ -81,6 +88,7 @@ def test_passthrough_switched_off_hands_nothing_on() -> None:
         ({**NODE, "name": "a b"}, "expected a host name, found 'a b'"),
         ({**NODE, "base_image_path": ""}, "path of the image"),
         ({**NODE, "disk_size": "lots"}, "found 'lots'"),
+        ({**NODE, "ip": "10.0.0.300"}, r"compute_nodes\[0\].ip: expected an IP address, found '10.0.0.300'"),
         ({**NODE, "gpus": 2}, "unknown: gpus"),
         ({**NODE, "gpu": {"pci": []}}, "gpu: unknown: pci"),
         ({**NODE, "gpu": {"pci_devices": "0000:01:00.0"}}, "expected a list of PCI addresses"),
