@@ -77,16 +77,18 @@ class Plan:
     pending: tuple[str, ...] = ()
     helperd: str = ""
     reload_module: bool = False
+    reload_units: bool = False
 
     @property
     def changed(self) -> bool:
-        return bool(self.changes or self.gone or self.enable or self.start or self.remount or self.helperd)
+        return bool(self.actions)
 
     @property
     def actions(self) -> list[str]:
         """In words."""
         told = [f"{'remove' if change.after is None else 'write'} {change.path}" for change in self.changes]
         told += [f"unmount {unit}, which is not wanted any more" for unit in self.gone]
+        told += ["have systemd read its units"] if self.reload_units else []
         told += [f"{self.helperd} {HELPERD}"] if self.helperd else []
         told += [f"enable {unit}" for unit in self.enable]
         told += [f"mount {mount.path}" for mount in self.start]
@@ -116,13 +118,13 @@ class Client:
         keep = {file.path for file in wanted}
         stale = [path for path in self._own_files() if path not in keep]
         gone = tuple(path.name for path in stale if path.suffix == ".mount")
-        changed_for = {change.after.mount for change in changes if change.after}
+        written = [change.after for change in changes if change.after]
         replaced = self._module_replaced() and any(seen.values())
-        since = self._active_since(mounts) if any(seen.values()) else {}
+        since, unread = self._units(mounts)
         old = [
             mount
             for mount in mounts
-            if seen[mount.path] and (replaced or mount.path in changed_for or self._newer(mount, wanted, since))
+            if seen[mount.path] and (replaced or _of(mount, written) or self._newer(mount, wanted, since))
         ]
         if not self._later:
             self._refuse_in_use([*(mount.path for mount in old), *(self._where(unit) for unit in gone)])
@@ -135,7 +137,8 @@ class Client:
             remount=() if self._later else tuple(old),
             pending=tuple(mount.path for mount in old) if self._later else (),
             helperd=self._helperd(wanted, changes),
-            reload_module=replaced,
+            reload_module=replaced and not self._later,
+            reload_units=unread or any(path.is_relative_to(UNITS) for path in (*(one.path for one in changes), *stale)),
         )
 
     def carry_out(self, plan: Plan) -> None:
@@ -158,7 +161,8 @@ class Client:
             raise
         for change in plan.changes:
             self._put(change)
-        self._reload(plan.changes)
+        if plan.reload_units:
+            self._read_units()
         if plan.helperd:
             self._must(["systemctl", "enable", HELPERD], f"enable {HELPERD}")
             self._must(["systemctl", plan.helperd, HELPERD], f"{plan.helperd} {HELPERD}")
@@ -262,22 +266,24 @@ class Client:
         installed = self._machine.run(["modinfo", "--field", "srcversion", _MODULE])
         return bool(installed.stdout.strip()) and installed.stdout.strip() != loaded.decode().strip()
 
-    def _active_since(self, mounts: Sequence[Mount]) -> Mapping[str, float]:
-        """When each was mounted, in seconds of the wall clock."""
-        units = [mount.unit for mount in mounts]
-        shown = self._machine.run(["systemctl", "show", "--property=Id,ActiveEnterTimestampMonotonic", *units])
+    def _units(self, mounts: Sequence[Mount]) -> tuple[Mapping[str, float], bool]:
+        """When each was mounted, in seconds of the wall clock, and whether a run that was cut off wrote a unit that
+        systemd has not read."""
+        units = [*(mount.unit for mount in mounts), "slurmd.service"]
+        properties = "--property=Id,ActiveEnterTimestampMonotonic,NeedDaemonReload"
+        shown = self._machine.run(["systemctl", "show", properties, *units])
         booted = time.time() - self._machine.seconds_since_boot()
         found = {}
         for block in shown.stdout.split("\n\n"):
             values = dict(line.partition("=")[::2] for line in block.splitlines())
             if (stamp := values.get("ActiveEnterTimestampMonotonic", "")).isdigit():
                 found[values.get("Id", "")] = booted + int(stamp) / 1e6
-        return found
+        return found, "NeedDaemonReload=yes" in shown.stdout.splitlines()
 
     def _newer(self, mount: Mount, wanted: Sequence[File], since: Mapping[str, float]) -> bool:
-        """Whether a run that was cut off wrote settings that the mount has not seen. Its unit does not matter."""
+        """Whether an earlier run, cut off or told to remount later, wrote settings that the mount has not seen."""
         mounted = since.get(mount.unit)
-        paths = [self._machine.at(file.path) for file in wanted if file.mount == mount.path and not file.is_unit]
+        paths = [self._machine.at(file.path) for file in _of(mount, wanted)]
         return mounted is not None and any(path.exists() and path.stat().st_mtime > mounted for path in paths)
 
     def _refuse_in_use(self, paths: Sequence[str]) -> None:
@@ -311,9 +317,8 @@ class Client:
         else:
             self._machine.write(change.path, change.after.content, change.after.mode)
 
-    def _reload(self, changes: Sequence[Change]) -> None:
-        if any(change.path.is_relative_to(UNITS) for change in changes):
-            self._must(["systemctl", "daemon-reload"], "have systemd read its units")
+    def _read_units(self) -> None:
+        self._must(["systemctl", "daemon-reload"], "have systemd read its units")
 
     def _must(self, command: Sequence[str], what: str) -> None:
         done = self._machine.run(command, _SYSTEMCTL)
@@ -351,7 +356,8 @@ class Client:
                 self._machine.at(change.path).unlink(missing_ok=True)
             else:
                 self._machine.write(change.path, change.before, change.mode_before or 0o644)
-        self._reload(plan.changes)
+        if plan.reload_units:
+            self._read_units()
         if plan.helperd == "restart":
             self._machine.run(["systemctl", "restart", HELPERD], _SYSTEMCTL)
         for mount in plan.remount:
@@ -398,3 +404,8 @@ class Client:
         told = " | ".join(dict.fromkeys(said[-4:])) or "the journal has no reason"
         hint = next((text for pattern, text in _HINTS if re.search(pattern, told)), "")
         return f"{told} ({hint})" if hint else told
+
+
+def _of(mount: Mount, files: Sequence[File]) -> list[File]:
+    """Those of *files* that *mount* is mounted with; one secret may serve several mounts."""
+    return [file for file in files if file.mount == mount.path or file.path == mount.auth]

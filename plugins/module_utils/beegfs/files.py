@@ -40,10 +40,6 @@ class File:
     secret: bool = False
     mount: str | None = None
 
-    @property
-    def is_unit(self) -> bool:
-        return self.path.is_relative_to(UNITS)
-
 
 def files(mounts: Sequence[Mount], release: Release, slurmd: str) -> list[File]:
     """All files of a client with these mounts.

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -46,6 +47,8 @@ class Fake:
         self.refuses: Callable[[str], bool] = lambda _unit: False
         self.journal = ""
         self.since: float | None = None
+        #: a unit's file is newer than what systemd has read
+        self.unread = False
         self.answers: dict[str, Completed] = {}
         (root / "proc/self").mkdir(parents=True)
         self._write()
@@ -86,8 +89,11 @@ class Fake:
         if verb == "show":
             since = self.since if self.since is not None else time.clock_gettime(time.CLOCK_MONOTONIC)
             stamp = int(since * 1e6)
-            told = [f"Id={unit}\nActiveEnterTimestampMonotonic={stamp}" for unit in units]
+            stale = f"NeedDaemonReload={'yes' if self.unread else 'no'}"
+            told = [f"Id={unit}\nActiveEnterTimestampMonotonic={stamp}\n{stale}" for unit in units]
             return Completed(0, "\n\n".join([*told, "Id=odd\nActiveEnterTimestampMonotonic="]), "")
+        if verb == "daemon-reload":
+            self.unread = False
         if verb == "is-active":
             return Completed(0 if units[0] in self.active else 3, "", "")
         for unit in units:
@@ -168,6 +174,50 @@ def test_what_a_run_that_was_cut_off_wrote_is_mounted_by_the_next(fake: Fake) ->
     bring(fake, ONE)
     fake.since = 0.0  # mounted long before the files were written
     assert bring(fake, ONE).remount == (ONE,)
+    fake.since = None
+    assert not bring(fake, ONE).changed
+
+
+def test_a_new_secret_is_for_every_mount_that_has_it(fake: Fake) -> None:
+    three = Mount("/old", "mgmt", first=False, client_port=8024, secret=b"secret")
+    bring(fake, ONE, TWO, three)
+    changed = (replace(ONE, secret=b"new secret"), TWO, replace(three, secret=b"new secret"))
+    later = bring(fake, *changed, remount_later=True)
+    assert later.pending == ("/mnt/beegfs", "/old")
+    fake.since = 0.0
+    fake.put("/etc/beegfs/beegfs-client.conf", (fake.root / "etc/beegfs/beegfs-client.conf").read_text())
+    assert [mount.path for mount in bring(fake, *changed).remount] == ["/mnt/beegfs", "/b", "/old"]
+    fake.since = None
+    bring(fake, ONE, TWO, three)
+    fake.calls.clear()
+    assert [mount.path for mount in bring(fake, *changed).remount] == ["/mnt/beegfs", "/old"]
+    assert fake.calls == [
+        f"systemctl {verb} {unit}.mount" for verb in ("stop", "start") for unit in ("mnt-beegfs", "old")
+    ]
+
+
+def test_options_that_were_left_for_later_are_mounted_by_a_run_that_may(fake: Fake) -> None:
+    bring(fake, ONE)
+    mounted = time.clock_gettime(time.CLOCK_MONOTONIC)
+    for path in fake.root.glob("etc/beegfs/*"):
+        os.utime(path, (1, 1))
+    changed = replace(ONE, options=("noatime",))
+    bring(fake, changed, remount_later=True)
+    fake.since = mounted - 1
+    assert bring(fake, changed, remount_later=True).pending == ("/mnt/beegfs",)
+    assert bring(fake, changed).remount == (changed,)
+
+
+def test_a_unit_that_systemd_has_not_read_is_read(fake: Fake) -> None:
+    bring(fake, ONE)
+    fake.unread, fake.since = True, 0.0
+    fake.calls.clear()
+    assert bring(fake, ONE).actions[0] == "have systemd read its units"
+    assert fake.calls == [
+        "systemctl stop mnt-beegfs.mount",
+        "systemctl daemon-reload",
+        "systemctl start mnt-beegfs.mount",
+    ]
     fake.since = None
     assert not bring(fake, ONE).changed
 
@@ -334,6 +384,15 @@ def test_a_replaced_module_is_loaded_anew(fake: Fake) -> None:
     assert fake.mounted == {"/mnt/beegfs": "beegfs"}
     loaded.write_text("NEW\n")
     assert not bring(fake, ONE).changed
+
+
+def test_a_replaced_module_stays_loaded_where_the_mounts_stay(fake: Fake) -> None:
+    bring(fake, ONE)
+    fake.put("/sys/module/beegfs/srcversion", "OLD\n")
+    fake.calls.clear()
+    plan = bring(fake, ONE, remount_later=True)
+    assert (plan.pending, plan.changed) == (("/mnt/beegfs",), False)
+    assert "modprobe --remove beegfs" not in fake.calls
 
 
 def test_something_else_at_its_place_is_told(fake: Fake) -> None:
