@@ -16,7 +16,7 @@ author:
   - The hpc.compute authors
 options:
   root:
-    description: Directory below which kernels are looked for. The packages are always this machine's.
+    description: Directory below which kernels and mounts are looked for. The packages are always this machine's.
     type: path
     default: /
 attributes:
@@ -50,6 +50,11 @@ kernels:
   type: list
   elements: str
   sample: [6.12.117+deb13-amd64]
+in_use:
+  description: Processes that use each file system that M(hpc.compute.beegfs_mounts) mounted, by its path.
+  returned: always
+  type: dict
+  sample: {"/mnt/beegfs": ["4711 python"]}
 headers_packages:
   description: Packages that bring what a module is built against, as far as they may be missing.
   returned: always
@@ -62,7 +67,9 @@ import platform
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hpc.compute.plugins.module_utils.beegfs.apply import Client
 from ansible_collections.hpc.compute.plugins.module_utils.beegfs.check import PACKAGES
+from ansible_collections.hpc.compute.plugins.module_utils.beegfs.machine import Machine
 from ansible_collections.hpc.compute.plugins.module_utils.dkms.kernels import headers_packages, installed_kernels
 
 _FORMAT = "${db:Status-Status} ${Package} ${Version}\\n"
@@ -86,6 +93,7 @@ def main() -> None:
         distribution_version=system.get("VERSION_ID", ""),
         packages={name: version for name, version in installed.items() if name in PACKAGES},
         kernels=[kernel.release for kernel in kernels],
+        in_use=Client(Machine(Path(module.params["root"]))).in_use(),
         headers_packages=headers_packages(kernels, installed),
     )
 

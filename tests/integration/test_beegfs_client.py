@@ -295,6 +295,9 @@ def test_several_mounts_change_only_while_nobody_uses_them(site: Site) -> None:
     site.node.run(["systemd-run", "--quiet", "--unit=job", "sh", "-c", holder])
     site.fails(r"found /mnt/beegfs by \d+ sleep\. Nothing was changed", **given)
     assert not site.exists("/etc/beegfs/beegfs-client-scratch-bee\\x2d1.conf")
+    before = site.packages()
+    site.fails(r"found /mnt/beegfs by \d+ sleep\. Nothing was changed", beegfs_client_version="8.3.0")
+    assert site.packages() == before, "the packages were changed under a mount in use"
     said = site.succeeds(**given, beegfs_client_remount="later")
     assert "Mounted with older settings until the next boot" in said.text
     assert re.match(r"beegfs_nodev\s+ro,", site.mounted("/scratch/bee-1"))

@@ -286,18 +286,17 @@ class Client:
         paths = [self._machine.at(file.path) for file in _of(mount, wanted)]
         return mounted is not None and any(path.exists() and path.stat().st_mtime > mounted for path in paths)
 
+    def in_use(self) -> dict[str, list[str]]:
+        """Who uses the file systems that an earlier run mounted, by path; those that nobody uses are left out."""
+        units = [path.name for path in self._own_files() if path.suffix == ".mount"]
+        return self._users([path for path in map(self._where, units) if self._machine.mounted(path)])
+
+    def _users(self, paths: Sequence[str]) -> dict[str, list[str]]:
+        return {path: users for path in paths if (users := self._machine.users(path))}
+
     def _refuse_in_use(self, paths: Sequence[str]) -> None:
-        told = []
-        for path in paths:
-            if users := self._machine.users(path):
-                more = f" and {len(users) - 5} more" if len(users) > 5 else ""
-                told.append(f"{path} by {', '.join(users[:5])}{more}")
-        if told:
-            raise ClientError(
-                f"expected file systems that change to be unused, found {'; '.join(told)}. Nothing was changed. Drain "
-                "the node and wait for its jobs, or set beegfs_client_remount: later, which leaves what is mounted as "
-                "it is until the next boot"
-            )
+        if users := self._users(paths):
+            raise ClientError(in_use_sentence(users))
 
     def _helperd(self, wanted: Sequence[File], changes: Sequence[Change]) -> str:
         """What to do with beegfs-helperd: nothing where it is not wanted (8), or runs with what it should."""
@@ -404,6 +403,19 @@ class Client:
         told = " | ".join(dict.fromkeys(said[-4:])) or "the journal has no reason"
         hint = next((text for pattern, text in _HINTS if re.search(pattern, told)), "")
         return f"{told} ({hint})" if hint else told
+
+
+def in_use_sentence(users: Mapping[str, Sequence[str]]) -> str:
+    """That file systems can't be mounted anew, as they have *users*."""
+    told = [
+        f"{path} by {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        for path, names in users.items()
+    ]
+    return (
+        f"expected file systems that change to be unused, found {'; '.join(told)}. Nothing was changed. Drain "
+        "the node and wait for its jobs, or set beegfs_client_remount: later, which leaves what is mounted as "
+        "it is until the next boot"
+    )
 
 
 def _of(mount: Mount, files: Sequence[File]) -> list[File]:

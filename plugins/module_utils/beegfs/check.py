@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .apply import in_use_sentence
 from .files import BUILD_OPTIONS
 from .mounts import read
 from .release import AUTOBUILD_PACKAGE, SERVER_PACKAGES, Release, ReleaseError
@@ -39,9 +40,10 @@ PACKAGES = (
 def problems(given: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str]:
     """Everything that is wrong.
 
-    :param given: ``version``, ``mounts``, those of COMMON, ``packages_extra``, ``build_options``, ``kernel_check`` and
-        ``image``, as the role's variables without their prefix.
-    :param machine: ``packages`` (name to version) and ``kernels`` (releases) that are installed on it.
+    :param given: ``version``, ``mounts``, those of COMMON, ``packages_extra``, ``build_options``, ``kernel_check``,
+        ``remount`` and ``image``, as the role's variables without their prefix.
+    :param machine: ``packages`` (name to version) and ``kernels`` (releases) that are installed on it, and ``in_use``,
+        who uses each of its mounts.
     """
     try:
         release = Release.parse(str(given["version"]))
@@ -61,7 +63,16 @@ def problems(given: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str]:
         )
     told += _packages(given, machine)
     told += _kernels(given, machine, release)
-    return told
+    return told + _users(given, machine, release)
+
+
+def _users(given: Mapping[str, Any], machine: Mapping[str, Any], release: Release) -> list[str]:
+    """Another release asks for every mount to be renewed, which is looked at before its packages come."""
+    installed = machine["packages"].get("beegfs-client-dkms")
+    users = machine.get("in_use")
+    if not users or not installed or release.is_version(installed) or given.get("remount") == "later":
+        return []
+    return [in_use_sentence(users)]
 
 
 def _packages(given: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ COMMON: dict[str, Any] = {"authentication": True, "conn_auth": TEXT, "settings":
 ONE: dict[str, Any] = {"path": "/mnt/beegfs", "mgmtd_host": "mgmt"}
 EIGHT, SEVEN = Release(8, 3), Release(7, 4)
 KERNEL = "6.12.117+deb13-amd64"
+OLDER, USED = {"beegfs-client-dkms": "20:7.4.7"}, {"/b": ["7 python"]}
 MACHINE: dict[str, Any] = {"packages": {}, "kernels": [KERNEL]}
 
 
@@ -202,6 +203,10 @@ def test_a_good_client_has_no_problems() -> None:
         ({}, {"kernels": []}, "expected an installed kernel"),
         ({"version": "7.4.6"}, {}, f"for kernels up to 6.11, found {KERNEL} installed"),
         ({"version": "7.4.6", "kernel_check": False}, {}, None),
+        ({}, {"packages": OLDER, "in_use": USED}, "to be unused, found /b by 7 python. Nothing was changed"),
+        ({"remount": "later"}, {"packages": OLDER, "in_use": USED}, None),
+        ({"version": "7.4"}, {"packages": OLDER, "in_use": USED}, None),
+        ({}, {"packages": OLDER, "in_use": {}}, None),
     ],
 )
 def test_the_machine_and_the_rest_are_checked(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.hpc.compute.plugins.module_utils.beegfs.files import MARK
 from ansible_collections.hpc.compute.plugins.modules import beegfs_client_info
 
 DPKG = """installed beegfs-client-dkms 20:8.3.1
@@ -33,10 +34,23 @@ def test_it_tells_what_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "lib/modules/6.12.118+deb13-amd64/kernel").mkdir(parents=True)
+    units, job = tmp_path / "etc/systemd/system", tmp_path / "proc/7"
+    units.mkdir(parents=True)
+    for name, path in (("b", "/b"), ("gone", "/gone")):
+        (units / f"{name}.mount").write_text(f"{MARK}\n[Mount]\nWhere={path}\n")
+    (units / "site.mount").write_text("[Mount]\nWhere=/site\n")
+    (job / "fd").mkdir(parents=True)
+    (job / "comm").write_text("python\n")
+    for number, path in enumerate(("/b/data", "/gone", "/site")):
+        (job / f"fd/{number}").symlink_to(path)
+    (tmp_path / "proc/self").mkdir()
+    mounts = "".join(f"1 0 0:1 / {path} rw - beegfs beegfs_nodev rw\n" for path in ("/b", "/site"))
+    (tmp_path / "proc/self/mountinfo").write_text(mounts)
     found = look(tmp_path, monkeypatch, capsys, 1)
     assert found["packages"] == {"beegfs-client-dkms": "20:8.3.1"}
     assert found["kernels"] == ["6.12.118+deb13-amd64"]
     assert found["headers_packages"] == ["linux-headers-6.12.118+deb13-amd64", "linux-headers-amd64"]
+    assert found["in_use"] == {"/b": ["7 python"]}
     assert not found["changed"]
 
 
