@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from .files import HELPERD, MARK, UNITS, File
+from .files import HELPERD, HELPERD_CONF, MARK, UNITS, File
 from .machine import TIMED_OUT, Completed, Machine
-from .mounts import FOLDER, Mount
+from .mounts import AUTH, FOLDER, Mount
 
 _WANTS = UNITS / "remote-fs.target.wants"
 _MODULE = "beegfs"
@@ -117,6 +117,11 @@ class Client:
         changes = [change for file in wanted if (change := self._change(file))]
         keep = {file.path for file in wanted}
         stale = [path for path in self._own_files() if path not in keep]
+        # secrets first: the configuration that tells whose they are goes, or changes, after them
+        removals = [
+            Change(path, self._machine.read(path), None, stat.S_IMODE(self._machine.at(path).stat().st_mode))
+            for path in sorted(stale, key=lambda path: path.suffix != ".auth")
+        ]
         gone = tuple(path.name for path in stale if path.suffix == ".mount")
         written = [change.after for change in changes if change.after]
         replaced = self._module_replaced() and any(seen.values())
@@ -130,15 +135,15 @@ class Client:
             self._refuse_in_use([*(mount.path for mount in old), *(self._where(unit) for unit in gone)])
         return Plan(
             mounts=tuple(mounts),
-            changes=(*changes, *(Change(path, self._machine.read(path), None) for path in stale)),
+            changes=(*removals, *changes),
             gone=gone,
             enable=tuple(mount.unit for mount in mounts if not self._machine.at(_WANTS / mount.unit).is_symlink()),
             start=tuple(mount for mount in mounts if not seen[mount.path]),
             remount=() if self._later else tuple(old),
             pending=tuple(mount.path for mount in old) if self._later else (),
-            helperd=self._helperd(wanted, changes),
+            helperd=self._helperd(mounts, wanted, [*removals, *changes]),
             reload_module=replaced and not self._later,
-            reload_units=unread or any(path.is_relative_to(UNITS) for path in (*(one.path for one in changes), *stale)),
+            reload_units=unread or any(change.path.is_relative_to(UNITS) for change in (*removals, *changes)),
         )
 
     def carry_out(self, plan: Plan) -> None:
@@ -163,7 +168,9 @@ class Client:
             self._put(change)
         if plan.reload_units:
             self._read_units()
-        if plan.helperd:
+        if plan.helperd == "stop":
+            self._must(["systemctl", "disable", "--now", HELPERD], f"stop {HELPERD}")
+        elif plan.helperd:
             self._must(["systemctl", "enable", HELPERD], f"enable {HELPERD}")
             self._must(["systemctl", plan.helperd, HELPERD], f"{plan.helperd} {HELPERD}")
         if plan.enable:
@@ -244,19 +251,22 @@ class Client:
         return Change(file.path, before, file, mode)
 
     def _own_files(self) -> list[PurePosixPath]:
-        """Files that an earlier run made: by their first line, and secrets of single mounts by their name."""
+        """Files that an earlier run made: by their first line, secrets of single mounts by their name, and the common
+        secret by our configuration that names it."""
         found = []
+        names_secret = False
         for folder in (FOLDER, UNITS, UNITS / "slurmd.service.d"):
             place = self._machine.at(folder)
             for path in sorted(place.iterdir()) if place.is_dir() else ():
                 if path.is_symlink() or not path.is_file():
                     continue
-                with path.open("rb") as file:
-                    marked = file.readline(200).rstrip(b"\n") == MARK.encode()
+                lines = path.read_bytes().split(b"\n")
+                marked = lines[0] == MARK.encode()
+                names_secret |= marked and f"connAuthFile = {AUTH}".encode() in lines
                 own_secret = path.suffix == ".auth" and path.name.startswith("beegfs-client")
                 if (marked or own_secret) and path.name != "beegfs-client-build.mk":
                     found.append(folder / path.name)
-        return found
+        return [*found, AUTH] if names_secret and self._machine.at(AUTH).is_file() else found
 
     def _module_replaced(self) -> bool:
         """Whether the loaded module is another than the one installed now for this kernel."""
@@ -298,12 +308,12 @@ class Client:
         if users := self._users(paths):
             raise ClientError(in_use_sentence(users))
 
-    def _helperd(self, wanted: Sequence[File], changes: Sequence[Change]) -> str:
+    def _helperd(self, mounts: Sequence[Mount], wanted: Sequence[File], changes: Sequence[Change]) -> str:
         """What to do with beegfs-helperd: nothing where it is not wanted (8), or runs with what it should."""
-        if not any(file.path.name == "beegfs-helperd.conf" for file in wanted):
-            return ""
-        read = {FOLDER / "beegfs-helperd.conf", FOLDER / "conn.auth"}
-        if any(change.path in read for change in changes):
+        if not any(file.path == HELPERD_CONF for file in wanted):
+            # with another release its package goes; with no mount it stays, without a configuration
+            return "stop" if not mounts and any(change.path == HELPERD_CONF for change in changes) else ""
+        if any(change.path in (HELPERD_CONF, AUTH) for change in changes):
             return "restart"
         return "" if self._is_active(HELPERD) else "start"
 

@@ -56,11 +56,6 @@ def problems(given: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str]:
         release,
         secrets=not image,
     )
-    if not image and not given.get("mounts"):
-        told.append(
-            "beegfs_client_mounts is empty: name at least one mount, with path and mgmtd_host; or set "
-            "beegfs_client_enabled to false"
-        )
     told += _packages(given, machine)
     told += _kernels(given, machine, release)
     return told + _users(given, machine, release)

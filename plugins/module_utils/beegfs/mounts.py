@@ -17,6 +17,8 @@ from . import settings as conf
 from .release import Release
 
 FOLDER = PurePosixPath("/etc/beegfs")
+#: The secret that all mounts have which have none of their own.
+AUTH = FOLDER / "conn.auth"
 #: The module reads so much of a secret and no more, and refuses less.
 SECRET_MIN, SECRET_MAX = 4, 1024
 
@@ -95,7 +97,7 @@ class Mount:
         """Where its secret is; ``None`` where the site wants no authentication."""
         if self.secret is None:
             return None
-        return FOLDER / (f"{self.stem}.auth" if self.own_secret else "conn.auth")
+        return FOLDER / f"{self.stem}.auth" if self.own_secret else AUTH
 
     @property
     def unit(self) -> str:

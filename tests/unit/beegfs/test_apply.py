@@ -261,6 +261,39 @@ def test_a_mount_that_is_gone_from_the_list_is_unmounted_and_forgotten(fake: Fak
     assert not bring(fake, ONE).changed
 
 
+def test_without_mounts_nothing_of_them_is_left(fake: Fake) -> None:
+    bring(fake, ONE, TWO, release=SEVEN)
+    fake.calls.clear()
+    plan = bring(fake, release=SEVEN)
+    assert fake.calls == [
+        "systemctl disable --now b.mount",
+        "systemctl disable --now mnt-beegfs.mount",
+        "systemctl daemon-reload",
+        "systemctl disable --now beegfs-helperd.service",
+    ]
+    # what tells whose the secrets are goes after them
+    assert [action for action in plan.actions if action.startswith("remove")][:2] == [
+        "remove /etc/beegfs/beegfs-client-b.auth",
+        "remove /etc/beegfs/conn.auth",
+    ]
+    left = [path for path in (fake.root / "etc").rglob("*") if path.is_file()]
+    assert (left, fake.mounted) == ([], {})
+    fake.put("/etc/beegfs/conn.auth", "the site's own")
+    assert not bring(fake, release=SEVEN).changed
+
+
+def test_a_secret_that_is_not_used_any_more_goes_and_comes_back_as_it_was(fake: Fake) -> None:
+    bring(fake, ONE)
+    auth, conf = fake.root / "etc/beegfs/conn.auth", fake.root / "etc/beegfs/beegfs-client.conf"
+    fake.refuses = lambda _unit: "connDisableAuthentication = true" in conf.read_text()
+    with pytest.raises(ClientError, match="The settings before are back"):
+        bring(fake, replace(ONE, secret=None))
+    assert (auth.read_bytes(), auth.stat().st_mode & 0o777) == (b"secret", 0o400)
+    fake.refuses = lambda _unit: False
+    assert "remove /etc/beegfs/conn.auth" in bring(fake, replace(ONE, secret=None)).actions
+    assert not auth.exists()
+
+
 def test_a_mount_that_cannot_be_removed_is_told(fake: Fake) -> None:
     bring(fake, ONE, TWO)
     fake.fails["systemctl disable --now b.mount"] = 1

@@ -196,7 +196,7 @@ def test_a_good_client_has_no_problems() -> None:
     [
         ({"version": 8.3}, {}, None),
         ({"version": "6.0"}, {}, "beegfs_client_version: expected a series"),
-        ({"mounts": []}, {}, "beegfs_client_mounts is empty"),
+        ({"mounts": [], "conn_auth": ""}, {}, None),
         ({"packages_extra": ["beeond"]}, {}, "found the server package beeond"),
         ({"build_options": {"X": 1}}, {}, "expected keys of OFED_INCLUDE_PATH"),
         ({}, {"packages": {"beegfs-storage": "20:8.3.1"}}, "no BeeGFS server, found beegfs-storage installed"),

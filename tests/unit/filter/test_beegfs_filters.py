@@ -28,7 +28,7 @@ def test_problems_are_sentences() -> None:
     machine = {"packages": {}, "kernels": ["6.12.1-amd64"]}
     good = {"version": "8.3", "mounts": [{"path": "/b", "mgmtd_host": "m"}], "authentication": False}
     assert FILTERS["beegfs_client_problems"](good, machine) == []
-    assert len(FILTERS["beegfs_client_problems"]({**good, "mounts": []}, machine)) == 1
+    assert len(FILTERS["beegfs_client_problems"]({**good, "mounts": [{}]}, machine)) == 2
     with pytest.raises(AnsibleFilterError, match="expected two mappings"):
         FILTERS["beegfs_client_problems"]([], machine)
 
