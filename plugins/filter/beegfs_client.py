@@ -25,7 +25,9 @@ def beegfs_client_problems(given: Any, machine: Any) -> list[str]:
     return problems(given, machine)
 
 
-def beegfs_client_release(version: Any, packages_extra: Any = (), installed: Any = None) -> dict[str, Any]:
+def beegfs_client_release(
+    version: Any, packages_extra: Any = (), installed: Any = None, interrupted: bool = False
+) -> dict[str, Any]:
     """See ``beegfs_client_release.yml`` for what goes in and comes out."""
     try:
         release = Release.parse(str(version))
@@ -40,7 +42,7 @@ def beegfs_client_release(version: Any, packages_extra: Any = (), installed: Any
         "helperd": release.has_helperd,
         "foreign_packages": release.foreign_packages(list(packages_extra)),
         "server_packages": list(SERVER_PACKAGES),
-        "satisfied": release.satisfied(installed or {}, list(packages_extra)),
+        "satisfied": not interrupted and release.satisfied(installed or {}, list(packages_extra)),
     }
 
 

@@ -50,6 +50,10 @@ kernels:
   type: list
   elements: str
   sample: [6.12.117+deb13-amd64]
+interrupted:
+  description: Whether a run was cut off while it installed, which keeps packages from building modules.
+  returned: always
+  type: bool
 in_use:
   description: Processes that use each file system that M(hpc.compute.beegfs_mounts) mounted, by its path.
   returned: always
@@ -64,13 +68,14 @@ headers_packages:
 """
 
 import platform
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hpc.compute.plugins.module_utils.beegfs.apply import Client
 from ansible_collections.hpc.compute.plugins.module_utils.beegfs.check import PACKAGES
 from ansible_collections.hpc.compute.plugins.module_utils.beegfs.machine import Machine
 from ansible_collections.hpc.compute.plugins.module_utils.dkms.kernels import headers_packages, installed_kernels
+from ansible_collections.hpc.compute.plugins.module_utils.dkms.proof import INTERRUPTED_MARK, NO_AUTOINSTALL
 
 _FORMAT = "${db:Status-Status} ${Package} ${Version}\\n"
 
@@ -85,7 +90,9 @@ def main() -> None:
     if code not in (0, 1):
         module.fail_json(msg=f"expected dpkg-query to list packages, found exit code {code}: {error.strip()}")
     installed = dict(line.split(" ")[1:] for line in output.splitlines() if line.startswith("installed "))
-    kernels = installed_kernels(Path(module.params["root"]))
+    root = Path(module.params["root"])
+    machine = Machine(root)
+    kernels = installed_kernels(root)
     system = platform.freedesktop_os_release()
     module.exit_json(
         changed=False,
@@ -93,7 +100,8 @@ def main() -> None:
         distribution_version=system.get("VERSION_ID", ""),
         packages={name: version for name, version in installed.items() if name in PACKAGES},
         kernels=[kernel.release for kernel in kernels],
-        in_use=Client(Machine(Path(module.params["root"]))).in_use(),
+        interrupted=INTERRUPTED_MARK.encode() in (machine.read(PurePosixPath("/", NO_AUTOINSTALL)) or b""),
+        in_use=Client(machine).in_use(),
         headers_packages=headers_packages(kernels, installed),
     )
 

@@ -356,3 +356,18 @@ def test_the_module_follows_the_options_of_its_build(site: Site) -> None:
     for kernel in kernels:
         found = site.node.run(["modinfo", "-k", kernel, "-F", "standin_rdma", "beegfs"]).stdout
         assert found.strip() == "no", "the module was not built anew"
+
+
+def test_the_last_mount_can_be_taken_back_after_a_run_that_was_cut_off(site: Site) -> None:
+    # what a run leaves that is killed while it installs
+    site.node.run(["sh", "-c", "echo 'hpc.compute: for the moment of an installation' >/etc/dkms/no-autoinstall"])
+    given = {"beegfs_client_enabled": True, "beegfs_client_mounts": [], "beegfs_client_conn_auth": ""}
+    site.succeeds(**given, beegfs_client_build_options={"BEEGFS_NO_RDMA": 1})
+    assert not site.exists("/etc/dkms/no-autoinstall"), "new kernels get no modules"
+    assert site.modules() == ["8.3.0", "8.3.0"]
+    assert not site.mounted()
+    drop_in = "/etc/systemd/system/slurmd.service.d/hpc-compute-beegfs.conf"
+    for path in ("/etc/beegfs/conn.auth", "/etc/systemd/system/mnt-beegfs.mount", drop_in):
+        assert not site.exists(path), path
+    said = site.succeeds(**given, beegfs_client_build_options={"BEEGFS_NO_RDMA": 1})
+    assert said.changed == 0, said.text

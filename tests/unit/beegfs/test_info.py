@@ -50,8 +50,18 @@ def test_it_tells_what_is_installed(
     assert found["packages"] == {"beegfs-client-dkms": "20:8.3.1"}
     assert found["kernels"] == ["6.12.118+deb13-amd64"]
     assert found["headers_packages"] == ["linux-headers-6.12.118+deb13-amd64", "linux-headers-amd64"]
+    assert not found["interrupted"]
     assert found["in_use"] == {"/b": ["7 python"]}
     assert not found["changed"]
+
+
+@pytest.mark.parametrize(("text", "interrupted"), [("hpc.compute: for the moment\n", True), ("the site's\n", False)])
+def test_it_tells_of_a_run_that_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, interrupted: bool
+) -> None:
+    (tmp_path / "etc/dkms").mkdir(parents=True)
+    (tmp_path / "etc/dkms/no-autoinstall").write_text(text)
+    assert look(tmp_path, monkeypatch, capsys, 0)["interrupted"] is interrupted
 
 
 def test_a_dpkg_that_fails_is_told(

@@ -20,6 +20,7 @@ def test_the_release_tells_packages_and_whether_they_are_there() -> None:
     assert "beegfs-storage" in told["server_packages"]
     installed = dict.fromkeys(["beegfs-client-dkms", "beegfs-helperd", "beegfs-utils", "more"], "20:7.4.7")
     assert FILTERS["beegfs_client_release"]("7.4", ["more"], installed)["satisfied"]
+    assert not FILTERS["beegfs_client_release"]("7.4", ["more"], installed, True)["satisfied"]
     with pytest.raises(AnsibleFilterError, match="beegfs_client_release: beegfs_client_version: expected a series"):
         FILTERS["beegfs_client_release"]("x")
 
