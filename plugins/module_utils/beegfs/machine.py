@@ -23,19 +23,23 @@ from pathlib import Path, PurePosixPath
 TIMED_OUT = 124
 
 _WRITE_TEST = """
-import os, sys
+import contextlib, os, sys
 path, data = sys.argv[1], os.urandom(65536)
-def write():
+def write_and_read(handle):
+    with open(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(handle)
+    with open(path, "rb") as file:
+        return file.read()
+try:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
-        os.write(handle, data)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-try:
-    write()
-    with open(path, "rb") as file:
-        found = file.read()
+        found = write_and_read(handle)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
     os.unlink(path)
 except OSError as error:
     sys.exit(f"{error.strerror}: {error.filename or path}")

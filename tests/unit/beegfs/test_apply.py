@@ -473,6 +473,9 @@ def test_the_write_test_is_real(tmp_path: Path) -> None:
     assert machine.write_test("/mnt/test", 20).rc == 0
     assert not list((tmp_path / "mnt").iterdir())
     assert machine.write_test("/gone/test", 20).last_line == f"No such file or directory: {tmp_path}/gone/test"
+    full = Machine(tmp_path, lambda command, timeout: run(["prlimit", "--fsize=4096", *command], timeout))
+    assert full.write_test("/mnt/test", 20).last_line == f"File too large: {tmp_path}/mnt/test"
+    assert not list((tmp_path / "mnt").iterdir()), "a file that could not be written was left"
     (tmp_path / "mnt/test").symlink_to("/dev/null")
     assert machine.write_test("/mnt/test", 20).rc == 1, "it followed a link"
     total, free = machine.space("/mnt", 20).stdout.split()
