@@ -94,9 +94,9 @@ from ansible_collections.hpc.compute.plugins.module_utils.slurm.controller_conf 
     check_included,
     read_conf,
 )
-from ansible_collections.hpc.compute.plugins.module_utils.slurm.publish import PublishError
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.publish import PublishError, pending
 from ansible_collections.hpc.compute.plugins.module_utils.slurm.scontrol import Scontrol, ScontrolError
-from ansible_collections.hpc.compute.plugins.module_utils.slurm.takeover import Service, differing, install, pending
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.takeover import Service, differing, install
 from ansible_collections.hpc.compute.plugins.module_utils.slurm.trial import Trial, TrialError
 
 

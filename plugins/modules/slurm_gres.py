@@ -341,8 +341,8 @@ def main() -> None:
     # What Slurm now expects of the node, for a boot of one that has no slurm.conf to read it from.
     stored = Stored(mode, module.params["path"], plan.gres or None, module.params["allow_unlisted"])
     written = []
-    if module.params["store"] or mode.autodetect == "off":
-        # The map first: a job must never meet a gres.conf whose devices the map does not know.
+    if module.params["store"] or mode.autodetect == "off" or (root / UUID_MAP).exists():
+        # The map first, and none of other devices: a job must never meet a gres.conf whose devices it does not know.
         written.append(_write_own(module, root / UUID_MAP, plan.uuid_map))
     if module.params["store"]:
         written.append(_write_own(module, root / STORED, stored.text()))

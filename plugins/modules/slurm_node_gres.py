@@ -34,7 +34,9 @@ options:
     type: dict
     default: {}
   reconfigure:
-    description: Run C(scontrol reconfigure) when a file was changed. For the machine on which C(slurmctld) runs.
+    description:
+      - Run C(scontrol reconfigure) when a file was changed, now or by a run that was killed before it came to that. For
+        the machine on which C(slurmctld) runs.
     type: bool
     default: false
   controller_timeout:

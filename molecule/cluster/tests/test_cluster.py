@@ -12,6 +12,7 @@ import os
 import random
 import re
 import shlex
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ testinfra_hosts = ["ansible://controller"]
 MIXED = {"*H100*": {"3g.40gb": 1, "1g.10gb": 3}, "*A100*": {"3g.20gb": 1, "1g.5gb": 3}, "*A30*": {"1g.6gb": 4}}
 FINE: Mapping[str, Mapping[str, int]] = {"*H100*": {"1g.10gb": 7}, "*A100*": {"1g.5gb": 7}, "*A30*": {"2g.12gb": 2}}
 CONFIGLESS = {"slurm_compute_config_mode": "configless", "slurm_compute_node_addr": "{{ ansible_host }}"}
+TWO = "mol-cl-a100,mol-cl-a30"
 DATABASE = """\
 systemctl start mariadb.service
 mariadb -e 'CREATE DATABASE slurm_acct_db; CREATE USER slurm@localhost IDENTIFIED VIA unix_socket;
@@ -170,6 +172,60 @@ def test_a_job_on_slices_of_two_nodes(cluster: Cluster, account: Any) -> None:
         if node.name in given:
             assert given[node.name].startswith("MIG-")
             assert given[node.name] in uuids(node)
+
+
+REFUSES_ONCE = """\
+#!/bin/sh
+# Stands for a controller that can't take over what it is told, once.
+[ "$1" = reconfigure ] && mkdir /run/refused 2>/dev/null && { echo 'not this time' >&2; exit 1; }
+exec /usr/bin/scontrol "$@"
+"""
+
+
+def test_every_node_of_a_batch_is_put_back_when_the_controller_refuses(
+    cluster: Cluster, backup: Node, account: Any
+) -> None:
+    before = {node.name: cluster.gres(node) for node in cluster.compute}, conf(backup)
+    path = cluster.controller.root / "usr/local/bin/scontrol"
+    path.write_text(REFUSES_ONCE)
+    path.chmod(0o755)
+    run = cluster.change_layout(gpu_layout_config=layout(FINE), gpu_layout_change_serial=2, hpc_hosts=TWO)
+    path.unlink()
+    assert run.code == 2, run.said
+    for node in cluster.compute[1:]:
+        told = reason(cluster, node)
+        assert "layout change failed, all is as before: The controller did not take over the change" in told, run.said
+        assert "not this time" in told
+        assert sh(node, "systemctl is-active slurmd").strip() == "active"
+    assert ({node.name: cluster.gres(node) for node in cluster.compute}, conf(cluster.controller)) == before
+
+    run = cluster.change_layout(gpu_layout_config=layout(MIXED), gpu_layout_change_serial=2, hpc_hosts=TWO)
+    assert run.code == 0, run.said
+    cluster.wait_until_in_service()
+
+
+def test_a_node_that_somebody_gives_back_is_left_alone(cluster: Cluster, account: Any) -> None:
+    """While a job of another node of its batch is waited for; that one is given back, as the job does not end."""
+    _, a100, a30 = cluster.compute
+    sbatch = "cd /; sbatch --parsable --output=/dev/null --mem=32M -w mol-cl-a100 --gres=gpu:1 --wrap='sleep 999'"
+    number = sh(cluster.controller, sbatch).strip()
+    wait_for("the job to run", lambda: state_of(cluster, number) == "RUNNING", 20, every=0.5)
+    before = {node.name: uuids(node) for node in cluster.compute}
+    runs: list[Any] = []
+    wanted = {"gpu_layout_config": layout(FINE), "gpu_layout_change_serial": 2, "hpc_hosts": TWO}
+    thread = threading.Thread(
+        target=lambda: runs.append(cluster.change_layout(gpu_layout_change_job_timeout=20, **wanted))
+    )
+    thread.start()
+    wait_for("the node to be drained", lambda: "DRAIN" in cluster.state(a30), 60, every=0.2)
+    sh(cluster.controller, f"scontrol update NodeName={a30.name} State=RESUME")
+    thread.join()
+    assert runs[0].code == 2, runs[0].said
+    assert "somebody resumed it while other nodes of its batch were waited for" in said(runs[0].said), runs[0].said
+    assert f"{number} (wrap, root, RUNNING)" in said(runs[0].said), runs[0].said
+    assert {node.name: uuids(node) for node in cluster.compute} == before
+    assert "DRAIN" not in cluster.state(a100) + cluster.state(a30)
+    sh(cluster.controller, f"scancel {number}")
 
 
 @pytest.fixture(scope="module")

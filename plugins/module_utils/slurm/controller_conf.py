@@ -14,6 +14,7 @@ from .gres import GresEntry, accounting_tres, gres_types
 from .hostlist import fold
 from .publish import INCLUDE, conf_files
 
+_CGROUP = re.compile(r"(?m)^[ \t]*([A-Za-z]+)[ \t]*=[ \t]*([^\s#]+)")
 _PARTITION = re.compile(r"(?im)^[ \t]*partitionname[ \t]*=")
 
 
@@ -110,7 +111,7 @@ def check_conf(
             f"{conf.path} has GresTypes={','.join(own_types)}, and the nodes offer {', '.join(lacking)}, too: add it "
             "there, or take the line out, then nodes.conf has it"
         )
-    warnings = []
+    warnings = _unconstrained(conf) if any(one.name == "gpu" for one in entries) else []
     tres, own_tres = accounting_tres(entries), conf.says("AccountingStorageTRES")
     if conf.database and own_tres:
         left_out = [one for one in tres if one not in own_tres]
@@ -120,3 +121,19 @@ def check_conf(
                 "them isn't accounted for. Add them, or take the line out, then nodes.conf has all of them"
             )
     return not own_types, conf.database and not own_tres, warnings
+
+
+def _unconstrained(conf: ControllerConf) -> list[str]:
+    """Nodes that are served the controller's configuration get its cgroup.conf, too, whose defaults confine nothing."""
+    if "enable_configless" not in conf.says("SlurmctldParameters"):
+        return []
+    path = conf.path.with_name("cgroup.conf")
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    confines = {key.lower(): value.lower() for key, value in _CGROUP.findall(text)}.get("constraindevices") == "yes"
+    if confines and "task/cgroup" in conf.says("TaskPlugin"):
+        return []
+    found = f"{'ConstrainDevices=yes' if confines else 'no such line'}, TaskPlugin={','.join(conf.says('TaskPlugin'))}"
+    return [
+        f"expected ConstrainDevices=yes in {path} and task/cgroup in TaskPlugin of {conf.path}, found {found}: on "
+        "configless nodes, which take both from here, a job can open the GPUs of other jobs. See docs/controller.md"
+    ]

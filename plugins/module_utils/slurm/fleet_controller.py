@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,10 @@ from .fleet_plan import FleetPlan, Present, Standing, plan_fleet, told_of_held
 from .gres import GresEntry, parse_gres
 from .hostlist import fold
 from .lint import lint
-from .takeover import Service, differing, pending, read_text
+from .node_lines import NodeLineError, set_gres
+from .publish import pending
+from .states import Node
+from .takeover import Service, differing, read_text
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ def plan_controller(paths: Paths, facts: Sequence[NodeFacts], service: Service, 
     conf = read_conf(paths.slurm_conf, paths.nodes_conf)
     present = _present(paths, wishes.replace)
     running = service.runs()
+    if running and pending(paths.slurm_conf).exists():
+        present = _as_loaded(present, service.slurm.nodes())
 
     def standing() -> Standing:
         if not running:
@@ -107,6 +112,17 @@ def _present(paths: Paths, replace: bool) -> Present:
         )
     nodes_conf = "" if paths.nodes_conf in foreign else texts[paths.nodes_conf]
     return Present(nodes_conf, texts[paths.gres_conf], read_files(nodes_conf, texts[paths.gres_conf]))
+
+
+def _as_loaded(present: Present, nodes: Mapping[str, Node]) -> Present:
+    """The same with each ``Gres`` that the running controller has: a killed run may have written others, of which the
+    controller does not know yet. Jobs may run on those nodes since, which it would kill."""
+    loaded = {name: nodes[name].gres for name in present.nodes if name in nodes}
+    try:
+        nodes_conf = set_gres(present.nodes_conf, loaded).text
+    except NodeLineError as error:
+        raise ConfError(f"nodes.conf: {error}") from error
+    return Present(nodes_conf, present.gres_conf, read_files(nodes_conf, present.gres_conf))
 
 
 def _entries(nodes: Sequence[NodeFacts]) -> list[GresEntry]:

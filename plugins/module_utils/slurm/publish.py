@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .node_lines import Edited, NodeLineError, set_gres
@@ -38,14 +38,23 @@ class FileChange:
 
 @dataclass(frozen=True)
 class Published:
-    """*files* that were, or would be, changed. *before*: ``Gres=`` of each node as it was, to be published again."""
+    """*files* that were, or would be, changed. *before*: ``Gres=`` of each node as it was, to be published again.
+
+    *left_over*: the controller had not been told of files that were there already.
+    """
 
     files: tuple[FileChange, ...]
     before: Mapping[str, str]
+    left_over: bool = False
 
     @property
     def changed(self) -> bool:
-        return bool(self.files)
+        return bool(self.files) or self.left_over
+
+
+def pending(conf: Path) -> Path:
+    """A mark that is there from the first change until the controller has taken it over: runs may be killed."""
+    return conf.with_name(f".{conf.name}.hpc-compute-pending")
 
 
 def publish(
@@ -53,25 +62,33 @@ def publish(
 ) -> Published:
     """Give each node in *wanted* its ``Gres=``, in *path* or in the file that *path* includes and has its line.
 
-    :param reconfigure: makes the controller read it, called when something was changed; it raises when that failed.
+    :param reconfigure: makes the controller read it, called when something was changed, now or by a run that was killed
+        before it came to that; it raises when that failed.
     :param check: only tell what would be changed.
     :raises PublishError: a node has no line, a file can't be read or written. Nothing was changed.
     :raises Exception: what *reconfigure* raised, after the old files came back. The controller still runs with those.
     """
+    mark = pending(path)
     with locked(path, check):
-        plan = _plan(path, wanted)
+        left_over = reconfigure is not None and mark.exists()
+        plan = replace(_plan(path, wanted), left_over=left_over)
         if check or not plan.changed:
             return plan
         done: list[FileChange] = []
         try:
+            if reconfigure is not None:
+                mark.touch()
             for change in plan.files:
                 replace_file(change.path, change.after)
                 done.append(change)
             if reconfigure is not None:
                 reconfigure()
+                mark.unlink(missing_ok=True)
         except BaseException as error:
             for change in done:
                 replace_file(change.path, change.before)
+            if reconfigure is not None and not left_over:
+                mark.unlink(missing_ok=True)
             if isinstance(error, OSError):
                 raise PublishError(f"{error.filename}: {error.strerror}; the old configuration is back") from error
             raise

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .control import Runner
-from .publish import PublishError, locked, replace_file
+from .publish import PublishError, locked, pending, replace_file
 from .scontrol import Scontrol, ScontrolError
 
 UNIT = "slurmctld.service"
@@ -44,11 +44,6 @@ def read_text(path: Path) -> str | None:
         raise PublishError(f"expected a readable text file, found {path}: {error}") from error
 
 
-def pending(conf: Path) -> Path:
-    """A mark that is there from the first change until the controller has taken it over: runs may be killed."""
-    return conf.with_name(f".{conf.name}.hpc-compute-pending")
-
-
 def install(conf: Path, changes: Sequence[Replaced], activate: Callable[[], None] | None = None) -> None:
     """Write files beside *conf*, then *activate*, also for those of an earlier run that did not come to it.
 
@@ -58,6 +53,7 @@ def install(conf: Path, changes: Sequence[Replaced], activate: Callable[[], None
     mark = pending(conf)
     with locked(conf, check=False):
         done: list[Replaced] = []
+        left_over = mark.exists()
         try:
             if activate is not None:
                 mark.touch()
@@ -70,7 +66,7 @@ def install(conf: Path, changes: Sequence[Replaced], activate: Callable[[], None
         except BaseException as error:
             for change in reversed(done):
                 _put(change.path, change.before)
-            if done:
+            if not left_over:
                 mark.unlink(missing_ok=True)
             if isinstance(error, OSError):
                 raise PublishError(f"{error.filename}: {error.strerror}; the old files are back") from error

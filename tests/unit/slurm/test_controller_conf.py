@@ -58,6 +58,26 @@ def test_what_nodes_conf_has_to_say(conf: Path) -> None:
     assert "of its own, without gres/gpu:a, gres/shard:" in warning
 
 
+def test_nodes_that_are_served_the_configuration_need_its_limits(conf: Path) -> None:
+    own, more, cgroup = (conf.with_name(name) for name in ("nodes.conf", "more.conf", "cgroup.conf"))
+
+    def warned(gres: str = "gpu:a:1") -> str:
+        return " ".join(check_conf(read_conf(conf, own), ["n1"], parse_gres(gres))[2])
+
+    more.write_text("SlurmctldParameters=enable_configless,x\nTaskPlugin=task/cgroup,task/affinity\n")
+    assert f"expected ConstrainDevices=yes in {cgroup}" in warned()
+    assert "found no such line, TaskPlugin=task/cgroup,task/affinity: on configless nodes" in warned()
+    assert warned("") == "", "there is nothing to keep jobs from"
+    cgroup.write_text("# ConstrainDevices=yes\nConstrainDevices=no\n")
+    assert "no such line" in warned()
+    cgroup.write_text("constraindevices = Yes # as it must be\n")
+    assert warned() == ""
+    more.write_text("SlurmctldParameters=enable_configless\n")
+    assert "found ConstrainDevices=yes, TaskPlugin=:" in warned()
+    more.write_text("TaskPlugin=task/none\n")
+    assert warned() == "", "nodes have files of their own"
+
+
 def test_refuses_what_slurmctld_would_refuse(conf: Path) -> None:
     found = read_conf(conf, conf.with_name("nodes.conf"))
     with pytest.raises(ConfError, match="describe: login2"):

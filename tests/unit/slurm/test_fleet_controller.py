@@ -21,8 +21,9 @@ from ansible_collections.hpc.compute.plugins.module_utils.slurm.fleet_controller
     Wishes,
     plan_controller,
 )
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.publish import pending
 from ansible_collections.hpc.compute.plugins.module_utils.slurm.scontrol import Scontrol
-from ansible_collections.hpc.compute.plugins.module_utils.slurm.takeover import Service, pending
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.takeover import Service
 from ansible_collections.hpc.compute.plugins.modules import slurm_fleet_files, slurm_fleet_plan
 
 
@@ -118,6 +119,25 @@ def test_what_is_held_and_what_is_not_known_is_told(site: Site) -> None:
     assert "this run knows nothing of n3: their lines stay" in plan.notes[0]
     site.down = True
     assert site.plan(fact("n1", "gpu:a:3"), fact("n2", "gpu:a:3")).held == []
+
+
+def test_what_a_killed_run_wrote_is_held_like_the_rest(site: Site) -> None:
+    """The controller still counts two GPUs on either node, and jobs were started on n1 since."""
+    site.install(fact("n1", "gpu:a:3"), fact("n2", "gpu:a:3"))
+    pending(site.paths.slurm_conf).touch()
+    site.nodes = [
+        {"name": "n1", "state": ["MIXED"], "reason": "", "gres": "gpu:a:2"},
+        {"name": "n2", "state": ["IDLE", "DRAIN"], "reason": "mine", "gres": "gpu:a:2"},
+    ]
+    site.busy = "n1\n"
+    plan = site.plan(fact("n1", "gpu:a:3"), fact("n2", "gpu:a:3"))
+    assert plan.held[0].startswith("n1: Gres=gpu:a:2 is to become gpu:a:3, but jobs run on it")
+    assert "NodeName=n1 CPUs=8 Gres=gpu:a:2" in plan.files[site.paths.nodes_conf]
+    assert "NodeName=n2 CPUs=8 Gres=gpu:a:3" in plan.files[site.paths.nodes_conf]
+    assert plan.action == "reconfigure"
+    site.paths.nodes_conf.write_text(site.paths.nodes_conf.read_text() + "NodeName=DEFAULT Gres=gpu:a:1\n")
+    with pytest.raises(ConfError, match=r"nodes\.conf: NodeName=DEFAULT sets Gres"):
+        site.plan(fact("n1", "gpu:a:3"))
 
 
 def test_accounting_by_what_the_controller_has(site: Site) -> None:

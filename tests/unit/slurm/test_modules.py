@@ -229,7 +229,12 @@ def test_detection_leaves_no_map_unless_asked(run: Run, tmp_path: Path) -> None:
     run(machine(gpu(0)), root=str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["gres.conf"]
     run(machine(gpu(0)), root=str(tmp_path), store=True)
-    assert "0 GPU-0 /dev/nvidia0" in (tmp_path / "run/hpc-compute/gpu-uuids").read_text()
+    uuids = tmp_path / "run/hpc-compute/gpu-uuids"
+    assert "0 GPU-0 /dev/nvidia0" in uuids.read_text()
+    run(machine(gpu(0, A100)), root=str(tmp_path))
+    assert "\n0 GPU-0 " in uuids.read_text()
+    run(machine(gpu(1)), root=str(tmp_path))
+    assert "GPU-1 /dev/nvidia1" in uuids.read_text(), "one that is there follows the devices"
 
 
 def test_a_map_that_is_no_text_is_told(run: Run, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.hpc.compute.plugins.module_utils.slurm import publish as publishing
-from ansible_collections.hpc.compute.plugins.module_utils.slurm.publish import PublishError, publish
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.publish import PublishError, pending, publish
 
 _NODES = "NodeName=a Gres=gpu:x:1\nNodeName=b\n"
 
@@ -104,3 +104,29 @@ def test_a_link_stays_one(conf: Path) -> None:
     assert publish(conf, {"c": "gpu:z:9"}).changed
     assert conf.is_symlink()
     assert "gpu:z:9" in (conf.parent / "shared/slurm.conf").read_text()
+
+
+def test_what_a_killed_run_wrote_is_taken_over(conf: Path) -> None:
+    asked: list[str] = []
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    assert publish(conf, {"a": "gpu:y:2"}).changed
+    pending(conf).touch()  # as left by a run that ended before the controller was told
+    assert not publish(conf, {"a": "gpu:y:2"}).changed, "a controller that only has the file is not told"
+    assert publish(conf, {"a": "gpu:y:2"}, lambda: asked.append("in check mode"), check=True).left_over
+    with pytest.raises(KeyboardInterrupt):
+        publish(conf, {"a": "gpu:y:2"}, die)
+    assert pending(conf).exists(), "the file is still there, and not taken over"
+    assert publish(conf, {"a": "gpu:y:2"}, lambda: asked.append("again")).changed
+    assert (asked, pending(conf).exists()) == (["again"], False)
+    with pytest.raises(KeyboardInterrupt):
+        publish(conf, {"a": ""}, die)
+    assert not pending(conf).exists(), "the old file is back"
+
+
+def test_the_mark_is_there_while_the_controller_is_told(conf: Path) -> None:
+    seen: list[bool] = []
+    publish(conf, {"a": ""}, lambda: seen.append(pending(conf).exists()))
+    assert (seen, pending(conf).exists()) == ([True], False)

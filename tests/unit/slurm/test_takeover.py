@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from ansible_collections.hpc.compute.plugins.module_utils.slurm import takeover
 from ansible_collections.hpc.compute.plugins.module_utils.slurm.control import Completed
-from ansible_collections.hpc.compute.plugins.module_utils.slurm.publish import PublishError, replace_file
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.publish import PublishError, pending, replace_file
 from ansible_collections.hpc.compute.plugins.module_utils.slurm.scontrol import Scontrol, ScontrolError
-from ansible_collections.hpc.compute.plugins.module_utils.slurm.takeover import Service, differing, install, pending
+from ansible_collections.hpc.compute.plugins.module_utils.slurm.takeover import Service, differing, install
 
 _GOOD = Completed(0, "", "")
 _SILENT = Completed(1, "", "slurm_load_ctl_conf error: Unable to contact slurm controller (connect failure)")
