@@ -186,11 +186,13 @@ def test_every_node_of_a_batch_is_put_back_when_the_controller_refuses(
     cluster: Cluster, backup: Node, account: Any
 ) -> None:
     before = {node.name: cluster.gres(node) for node in cluster.compute}, conf(backup)
-    path = cluster.controller.root / "usr/local/bin/scontrol"
-    path.write_text(REFUSES_ONCE)
-    path.chmod(0o755)
+    paths = [node.root / "usr/local/bin/scontrol" for node in (cluster.controller, backup)]
+    for path in paths:
+        path.write_text(REFUSES_ONCE)
+        path.chmod(0o755)
     run = cluster.change_layout(gpu_layout_config=layout(FINE), gpu_layout_change_serial=2, hpc_hosts=TWO)
-    path.unlink()
+    for path in paths:
+        path.unlink()
     assert run.code == 2, run.said
     for node in cluster.compute[1:]:
         told = reason(cluster, node)
