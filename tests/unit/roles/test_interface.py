@@ -96,3 +96,28 @@ def test_private_variables_that_are_used_exist(role: Path) -> None:
 def test_no_entry_point_is_called_by_file_name(role: Path) -> None:
     """``tasks_from: install.yml`` runs, but without validating the arguments."""
     assert not [path for path in own_files(role) if re.search(r"tasks_from:.*\.yml", path.read_text())]
+
+
+def conditions(content: Any) -> list[str]:
+    """Every ``when`` of a file of tasks, blocks included."""
+    if isinstance(content, list):
+        return [text for one in content for text in conditions(one)]
+    if not isinstance(content, dict):
+        return []
+    given = content.get("when", [])
+    own = [str(one) for one in (given if isinstance(given, list) else [given])]
+    return own + [text for key in ("block", "rescue", "always") for text in conditions(content.get(key, []))]
+
+
+def test_a_switch_from_the_command_line_is_read_as_one(role: Path) -> None:
+    """``-e NAME=false`` is text, which is no condition."""
+    switches = SHARED | {name for name, option in specs(role)["main"]["options"].items() if option["type"] == "bool"}
+    bare = re.compile(rf"(not )?({'|'.join(switches)})( \| default\([^)]*\))?")
+    found = [
+        f"{path.name}: {text}"
+        for path in own_files(role)
+        if path.parent.name == "tasks"
+        for text in conditions(yaml.safe_load(path.read_text()))
+        if bare.fullmatch(text)
+    ]
+    assert found == []
