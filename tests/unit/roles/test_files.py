@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -295,3 +296,30 @@ def test_a_munge_key_of_any_bytes_arrives_unchanged(play: Play, tmp_path: Path) 
     assert out.stat().st_mode & 0o777 == 0o400
     assert task["no_log"] is True
     assert task["diff"] is False
+
+
+@pytest.mark.parametrize(
+    ("source", "driver", "monitoring"),
+    [
+        ("debian", [], [("nvidia-driver", "absent"), ("site-cuda", "present")]),
+        ("nvidia", [("nvidia-driver", "present"), ("site-cuda", "absent")], []),
+    ],
+)
+def test_apt_never_has_two_entries_of_nvidias_repository(
+    play: Play, tmp_path: Path, source: str, driver: list[Any], monitoring: list[Any]
+) -> None:
+    """With keys in different files apt would refuse to do anything; and one of them pins all but DCGM away."""
+    variables: dict[str, Any] = {}
+    tasks: list[dict[str, Any]] = []
+    for role in ("nvidia_gpu_drivers", "monitoring_stack"):
+        variables |= yaml.safe_load((ROLES / role / "defaults/main.yml").read_text())
+        tasks.append({"ansible.builtin.include_vars": {"dir": str(ROLES / role / "vars/main")}})
+    variables |= {"nvidia_gpu_drivers_source": source, "nvidia_gpu_drivers_container_toolkit": False}
+    variables["monitoring_stack_dcgm_repository"]["name"] = "site-cuda"
+    both = "[__nvidia_gpu_drivers_repositories, __monitoring_stack_dcgm_repositories]"
+    out = tmp_path / "repositories.json"
+    copy = {"content": f"{{{{ {both} | to_json }}}}", "dest": str(out), "mode": "0644"}
+    output = play({"n1": variables}, [*tasks, {"ansible.builtin.copy": copy}])
+    assert out.exists(), output
+    found = [[(one["name"], one.get("state", "present")) for one in many] for many in json.loads(out.read_text())]
+    assert found == [driver, monitoring]
