@@ -135,6 +135,37 @@ def reboot(node: Node) -> None:
     node.run(["systemctl", "is-system-running", "--wait"], check=False)
 
 
+def assert_keys_and_an_address_without_cloud_init(machine: Node) -> None:
+    """The rig has cloud-init's part in a node: keys and an address of its own. They are put aside for a moment."""
+    script = """
+        set -eu
+        mkdir /root/keys
+        mv /etc/ssh/ssh_host_* /root/keys
+        systemctl restart sshd-keygen.service
+        ls /etc/ssh
+        rm /etc/ssh/ssh_host_*
+        mv /root/keys/* /etc/ssh
+        systemctl restart hpc-compute-network.service
+        test ! -e /run/systemd/network/99-hpc-compute-dhcp.network
+        mkdir -p /run/systemd/network
+        mv /etc/systemd/network/* /run/systemd/network
+        mkdir /run/cloud-init
+        touch /run/cloud-init/enabled
+        systemctl restart hpc-compute-network.service
+        test ! -e /run/systemd/network/99-hpc-compute-dhcp.network
+        rm /run/cloud-init/enabled
+        systemctl restart hpc-compute-network.service
+        networkctl reload
+        ls /run/systemd/network
+        networkctl status host0
+        mv /run/systemd/network/10-* /etc/systemd/network
+    """
+    said = machine.run(["sh", "-c", script]).stdout
+    assert re.search(r"^ssh_host_ed25519_key$", said, flags=re.MULTILINE), said
+    assert "\n99-hpc-compute-dhcp.network\n" in said, said
+    assert re.search(r"Network File: /\S*/10-rig.network", said), f"the lower number counts: {said}"
+
+
 def test_a_machine_made_from_it_joins_when_it_is_told(machine: Node, controller: Node) -> None:
     def is_idle() -> bool:
         return " State=IDLE" in controller.run(["scontrol", "-o", "show", "nodes"], check=False).stdout
@@ -166,6 +197,8 @@ def test_a_machine_made_from_it_joins_when_it_is_told(machine: Node, controller:
     assert said.strip() == machine.name
     assert key not in machine.run(["journalctl", "--boot", "--output=cat"]).stdout
     assert machine.run(["systemctl", "--failed", "--no-legend", "--plain"]).stdout == "", "the failure of before stayed"
+
+    assert_keys_and_an_address_without_cloud_init(machine)
 
     controller.run(["scontrol", "delete", f"nodename={machine.name}"])
     reboot(machine)

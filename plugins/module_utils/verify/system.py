@@ -34,6 +34,7 @@ UNITS = (
     "gpu-layout.service",
     "hpc-compute-join.service",
     "hpc-compute-join.path",
+    "hpc-compute-network.service",
     "nvidia-device-nodes.service",
     "nvidia-after-layout.path",
     "nvidia-persistenced.service",
