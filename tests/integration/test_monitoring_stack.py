@@ -59,6 +59,17 @@ mig-configs:
       mig-devices: {7g.80gb: 1}
 """
 
+#: As the role beegfs_client has it, of what can be mounted here.
+_MOUNT = """\
+[Mount]
+What=beegfs_nodev
+Where=/mnt/beegfs
+Type=tmpfs
+Options=size=8m
+[Install]
+WantedBy=remote-fs.target
+"""
+
 
 @dataclass
 class Said:
@@ -118,6 +129,7 @@ class Stack(LoneCluster):
                 # 550 of the emulated driver
                 "monitoring_stack_dcgm_cuda": 12,
                 "monitoring_stack_dcgm_exporter_interval_ms": 500,
+                "beegfs_client_mounts": [{"path": "/mnt/beegfs", "mgmtd_host": "nowhere"}],
                 "monitoring_server_nodes": [name],
                 "monitoring_server_scrape_interval": "1s",
                 "monitoring_server_grafana_dashboards": "/srv",
@@ -238,10 +250,13 @@ def test_both_exporters_listen_where_they_are_told_to(stack: Stack) -> None:
 
 
 def test_beegfs_is_seen(stack: Stack) -> None:
-    stack.run("mkdir -p /mnt/beegfs; mountpoint -q /mnt/beegfs || mount -t tmpfs -o size=8m beegfs_nodev /mnt/beegfs")
+    stack.write({"/etc/systemd/system/mnt-beegfs.mount": _MOUNT})
+    stack.run("systemctl daemon-reload; systemctl -q enable --now mnt-beegfs.mount")
     sizes = {one["mountpoint"]: one[""] for one in stack.page(9100)["node_filesystem_size_bytes"]}
     assert float(sizes["/mnt/beegfs"]) == 8 << 20
     assert not [path for path in sizes if path.startswith(("/run", "/sys", "/proc", "/dev"))]
+    units = {one["name"]: one[""] for one in stack.page(9100)["node_systemd_unit_state"] if one["state"] == "active"}
+    assert {name: value for name, value in units.items() if name.endswith(".mount")} == {"mnt-beegfs.mount": "1"}
 
 
 def test_every_gpu_and_mig_instance_is_shown_with_its_job(stack: Stack) -> None:
@@ -435,7 +450,7 @@ TROUBLES: dict[str, Trouble] = {
     "GpuXidFromProgram": Trouble({"gpu": "4", "xid": "31"}, {"xids": {"4": {"31": 1}}}),
     "GpuEccUncorrected": Trouble({"gpu": "3"}, {"DCGM_FI_DEV_ECC_DBE_VOL_TOTAL": {"3": 2}}),
     "GpuRowRemapFailure": Trouble({"gpu": "5"}, {"DCGM_FI_DEV_ROW_REMAP_FAILURE": {"5.1": 1}}),
-    "GpuPagesPending": Trouble({"gpu": "1"}, {"DCGM_FI_DEV_RETIRED_PENDING": {"1": 3}}),
+    "GpuPagesPending": Trouble({"gpu": "1"}, {"DCGM_FI_DEV_ROW_REMAP_PENDING": {"1": 1}}),
     "GpuTooHot": Trouble({"gpu": "6"}, {"DCGM_FI_DEV_GPU_TEMP": {"6": 86}}),
     "GpuThermalThrottling": Trouble({"gpu": "0"}, {"DCGM_FI_DEV_THERMAL_VIOLATION": {"0": 9000}}),
     # a board on the bus that the driver does not know
@@ -465,6 +480,9 @@ TROUBLES: dict[str, Trouble] = {
         {"name": "hpc-broken.service"},
         begin="systemd-run --quiet --unit=hpc-broken false",
         end="systemctl reset-failed hpc-broken",
+    ),
+    "NodeMountMissing": Trouble(
+        {"name": "mnt-beegfs.mount"}, begin="systemctl stop mnt-beegfs.mount", end="systemctl start mnt-beegfs.mount"
     ),
     "KernelModuleMissing": Trouble(
         {"module": "nvidia", "kernel": "6.12.1-amd64"},
@@ -564,6 +582,22 @@ def test_tls_and_passwords_on_every_address(stack: Stack) -> None:
         "printf 'correct horse' > /etc/prometheus/scrape-password;"
         "chgrp prometheus /etc/prometheus/scrape-password; chmod 640 /etc/prometheus/scrape-password"
     )
+    scraped = stack.node.root / "etc/prometheus/hpc-compute/scrape.yml"
+    before = scraped.read_text()
+    for wrong, words in (
+        ({"monitoring_server_grafana_dashboards": "/nowhere"}, "/nowhere"),
+        (
+            {"monitoring_server_tls": True, "monitoring_server_tls_ca_file": "/root/key.pem"},
+            "found no certificate in it",
+        ),
+        ({"monitoring_server_scrape_interval": "99999999999999999999s"}, "failed to validate"),
+    ):
+        usual = dict(stack.play.variables)
+        stack.play.variables |= {"monitoring_server_dcgm_exporter_port": 9401, **wrong}
+        said = stack.play(ok=False, server=True)
+        stack.play.variables = usual
+        assert words in said.text, said.text
+        assert scraped.read_text() == before, "written by a run that failed, so that Prometheus is never told of it"
     secret = (stack.node.root / "root/key.pem").read_text()
     stack.play.variables |= {
         "monitoring_stack_bind_address": "",
@@ -600,6 +634,20 @@ def test_tls_and_passwords_on_every_address(stack: Stack) -> None:
     stack.prometheus.await_value("sum(up)", lambda found: found[0][1] == 2)
     again = stack.play(server=True)
     assert again.recap["changed"] == 0, again.text
+
+
+def test_dcgm_that_is_switched_off_is_taken_back(stack: Stack) -> None:
+    stack.play.variables["monitoring_stack_dcgm_enabled"] = "false"  # as with -e
+    stack.play()
+    for unit in ("nvidia-dcgm.service", "nvidia-dcgm-exporter.service"):
+        assert stack.run(f"systemctl is-enabled {unit} || true; systemctl is-active {unit} || true").split() == [
+            "disabled",
+            "inactive",
+        ]
+    assert not stack.run("systemctl cat nvidia-dcgm-exporter | grep -e --address || true")
+    assert stack.play().recap["changed"] == 0
+    stack.run("systemctl enable nvidia-dcgm")  # of the site's own
+    assert stack.play().recap["changed"] == 0
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from .test_preflight import Play, failures
+
+ROLES = Path(__file__).resolve().parents[3] / "roles"
 
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"
 KEY = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
@@ -90,6 +96,23 @@ SERVER: dict[str, tuple[dict[str, Any], str]] = {
         },
         r"send a password in the clear",
     ),
+    "clear-text": (
+        {
+            "monitoring_server_nodes": ["user"],
+            "monitoring_server_user": "p",
+            "monitoring_server_password_file": "/x",
+            "monitoring_server_tls": "false",
+        },
+        r"send a password in the clear",
+    ),
+    "ca": (
+        {
+            "monitoring_server_nodes": ["user"],
+            "monitoring_server_tls": True,
+            "monitoring_server_tls_ca_file": "/etc/passwd",
+        },
+        r"found no certificate in it: /etc/passwd",
+    ),
     "span": ({"monitoring_server_nodes": ["user"], "monitoring_server_scrape_interval": "15"}, r"it is '15'"),
 }
 
@@ -101,3 +124,68 @@ def test_the_server_is_told_too(play: Play) -> None:
     assert set(told) == set(SERVER), output
     for name, (_, words) in SERVER.items():
         assert re.search(words, told[name]), f"{name}: {told[name]}"
+
+
+def written(play: Play, folder: Path, role: str, hosts: dict[str, dict[str, Any]], text: str) -> dict[str, str]:
+    """What *text* comes to with the role's variables, for each host."""
+    defaults = yaml.safe_load((ROLES / role / "defaults/main.yml").read_text())
+    variables = ROLES / role / "vars"
+    tasks = [
+        {"ansible.builtin.include_vars": {"dir": str(variables)}},
+        {"ansible.builtin.copy": {"content": text, "dest": f"{folder}/{{{{ inventory_hostname }}}}.out"}},
+    ]
+    output = play({name: {**defaults, **own} for name, own in hosts.items()}, tasks)
+    assert "failed=1" not in output, output
+    return {name: (folder / f"{name}.out").read_text() for name in hosts}
+
+
+def test_a_switch_may_be_text_as_on_the_command_line(play: Play, tmp_path: Path) -> None:
+    counters = ROLES / "monitoring_stack/templates/dcgm-counters.csv.j2"
+    hosts = {
+        name: {"monitoring_stack_dcgm_enabled": value, "monitoring_stack_dcgm_profiling": value}
+        for name, value in (("off", "false"), ("on", "true"))
+    }
+    names = f"__monitoring_stack_units, __monitoring_stack_dcgm_core, lookup('template', '{counters}')"
+    asked = f"{{{{ [{names}] | to_json }}}}"
+    found = {name: json.loads(text) for name, text in written(play, tmp_path, "monitoring_stack", hosts, asked).items()}
+    for name, wanted in (("off", False), ("on", True)):
+        units, packages, lines = found[name]
+        assert ("nvidia-dcgm-exporter.service" in units) is wanted
+        assert ("nvidia-dcgm.service" in units) is wanted
+        assert ("datacenter-gpu-manager-4-proprietary" in packages) is wanted
+        assert ("DCGM_FI_PROF_" in lines) is wanted
+
+
+def test_beegfs_mounts_are_among_the_units(play: Play, tmp_path: Path) -> None:
+    mounts = [{"path": "/mnt/beegfs"}, {"path": "/scratch/bee-1"}]
+    hosts: dict[str, dict[str, Any]] = {"with": {"beegfs_client_mounts": mounts}, "without": {}}
+    asked = "{{ __monitoring_stack_node_exporter_arguments[2] }}"
+    found = written(play, tmp_path, "monitoring_stack", hosts, asked)
+    pattern = {name: text.removeprefix("--collector.systemd.unit-include=") for name, text in found.items()}
+    for unit in ("mnt-beegfs.mount", r"scratch-bee\x2d1.mount"):
+        assert re.fullmatch(pattern["with"], unit)
+        assert not re.fullmatch(pattern["without"], unit)
+    for unit in ("beegfs-helperd.service", "slurmd.service"):
+        assert re.fullmatch(pattern["with"], unit)
+    assert not re.fullmatch(pattern["with"], "home.mount")
+
+
+def test_targets_are_addresses_that_prometheus_can_read(play: Play, tmp_path: Path) -> None:
+    template = ROLES / "monitoring_server/templates/scrape.yml.j2"
+    hosts: dict[str, dict[str, Any]] = {
+        "six": {"ansible_host": "fd00::1"},
+        "brackets": {"ansible_host": "[fd00::2]"},
+        "four": {"ansible_host": "10.0.0.1"},
+    }
+    own = {"monitoring_server_nodes": list(hosts), "monitoring_server_tls": "false"}
+    found = written(
+        play,
+        tmp_path,
+        "monitoring_server",
+        {name: {**one, **own} for name, one in hosts.items()},
+        f"{{{{ lookup('template', '{template}') }}}}",
+    )
+    job = yaml.safe_load(found["four"])["scrape_configs"][0]
+    targets = {one["labels"]["node"]: one["targets"] for one in job["static_configs"]}
+    assert targets == {"six": ["[fd00::1]:9100"], "brackets": ["[fd00::2]:9100"], "four": ["10.0.0.1:9100"]}
+    assert "scheme" not in job
