@@ -107,6 +107,11 @@ users:
   returned: success
   type: list
   elements: str
+jobs:
+  description: Numbers of the Slurm jobs that run here. One may have been given a GPU that it has not opened yet.
+  returned: success
+  type: list
+  elements: int
 """
 
 import os
@@ -115,6 +120,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hpc.compute.plugins.module_utils.driver.machine import Run, read_machine
 from ansible_collections.hpc.compute.plugins.module_utils.driver.state import read_state, wrong_on_disk
+from ansible_collections.hpc.compute.plugins.module_utils.mig.slurm_jobs import running_jobs
 
 
 def main() -> None:
@@ -145,6 +151,7 @@ def main() -> None:
         stale_initramfs=state.stale_initramfs,
         passthrough=state.passthrough,
         users=[str(user) for user in state.users],
+        jobs=running_jobs(),
     )
 
 

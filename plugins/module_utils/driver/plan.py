@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ..dkms.kernels import Kernel
 from .families import LAST_PROPRIETARY, Seen, families_of
 from .machine import Machine
-from .stack import DEBIAN, FLAVOURS, STACKS, Package, Stack, branch_of
+from .stack import DEBIAN, FLAVOURS, STACKS, Package, Stack, branch_of, upstream
 
 #: The branches that are taken where none is named. NVIDIA: supported to June 2028, and the last that drives every board
 #: from Maxwell on; Debian has no other.
@@ -107,9 +107,15 @@ def make_plan(wishes: Wishes, machine: Machine) -> Plan:
         dkms = None
     glob = version_glob(wishes.version, branch)
     there = {package.name: package for package in machine.packages if package.status == "installed"}
+    if not wishes.version and dkms and dkms.status == "installed" and matches(dkms.version, glob):
+        # A branch says which driver comes, and not that one that is there moves, whatever else is to be installed.
+        glob = version_glob(upstream(dkms.version), "")
     wanted = wishes.image or not wishes.only_with_gpu or bool(machine.gpus)
     headers = _headers(wishes, machine, kernels)
-    complete = all(name in there and matches(there[name].version, glob) for name in packages)
+    # Of packages of one driver only the one that is named has the revision that is named.
+    others = version_glob(upstream(wishes.version), "") if "-" in wishes.version else glob
+    globs = {name: glob if name == stack.dkms_package[flavour] else others for name in packages}
+    complete = all(name in there and matches(there[name].version, meant) for name, meant in globs.items())
     return Plan(
         stack=stack,
         flavour=flavour,

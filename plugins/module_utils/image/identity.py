@@ -57,7 +57,15 @@ RULES = (
     ),
     Rule("storage identity", ("etc/nvme/hostid", "etc/nvme/hostnqn", "etc/iscsi/initiatorname.iscsi")),
     # whoever has it can sign modules for every machine that trusts its certificate
-    Rule("DKMS signing key", ("var/lib/dkms/mok.key", "var/lib/dkms/mok.pub", "var/lib/shim-signed/mok/*")),
+    Rule(
+        "DKMS signing key",
+        (
+            "var/lib/dkms/mok.key",
+            "var/lib/dkms/mok.pub",
+            "var/lib/shim-signed/mok/*",
+            "etc/dkms/hpc-compute/signing.key",
+        ),
+    ),
     Rule("cloud-init state", ("var/lib/cloud/*", "etc/netplan/50-cloud-init.yaml", "etc/sudoers.d/90-cloud-init-*")),
     Rule("network leases", ("var/lib/dhcp/*.leases", "var/lib/dhcpcd/*.lease", "var/lib/NetworkManager/*.lease")),
     Rule("network names", ("etc/udev/rules.d/70-persistent-net.rules",)),

@@ -264,6 +264,27 @@ def test_satisfied_by_what_is_there() -> None:
     assert not make_plan(NVIDIA, machine(A100, packages=half)).satisfied
 
 
+def test_a_branch_does_not_move_what_is_there() -> None:
+    there = stack_of(make_plan(NVIDIA, machine(A100)), "580.65.06-1")
+    more = make_plan(replace(NVIDIA, fabric_manager=True), machine(A100, packages=there))
+    assert (more.satisfied, more.version_glob) == (False, "580.65.06-*")
+    mixed = (*there[:-1], replace(there[-1], version="580.126.09-1"))
+    plan = make_plan(NVIDIA, machine(A100, packages=mixed))
+    assert (plan.satisfied, plan.version_glob) == (False, "580.65.06-*")
+    assert make_plan(replace(NVIDIA, branch="595"), machine(A100, packages=there)).version_glob == "595.*"
+
+
+def test_a_revision_is_that_of_the_modules_package() -> None:
+    wanted = make_plan(DEBIAN, machine(A100))
+    debian = "Debian <x@lists.debian.org>"
+    there = stack_of(wanted, "550.163.01-1", debian)
+    exact = replace(DEBIAN, version="550.163.01-2")
+    assert not make_plan(exact, machine(A100, packages=there)).satisfied
+    assert wanted.packages[0] == wanted.dkms_package
+    there = (replace(there[0], version="550.163.01-2"), *there[1:])
+    assert make_plan(exact, machine(A100, packages=there)).satisfied
+
+
 def test_the_other_kind_of_module_is_removed() -> None:
     there = stack_of(make_plan(NVIDIA, machine(A100)), "580.65.06-1")
     plan = make_plan(replace(NVIDIA, flavour="proprietary"), machine(A100, packages=there))
