@@ -338,6 +338,7 @@ def test_a_live_node(machine: Node, workshop: Path, tmp_path: Path) -> None:
 
     # a layout was changed: its checkpoint came and went
     tell(machine, "rm -f /run/nvidia-modprobe.log /run/cdi.log; mkdir -p /var/lib/hpc-compute")
+    # That nothing comes of it can only be waited for. As many writes, as fast, as a GPU cut into seven makes.
     steps = "for step in $(seq 20); do echo $step > /var/lib/hpc-compute/gpu-layout.checkpoint; sleep 0.1; done"
     tell(machine, f"{steps}; sleep 0.5")
     assert "No such file" in tell(machine, "cat /run/cdi.log", False)

@@ -94,7 +94,7 @@ def write(change: Change) -> None:
         if content is None:
             path.unlink(missing_ok=True)
             return
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        _make(path.parent)
         with open(part, "w", encoding="utf-8", opener=_private) as sink:  # an opener is needed
             sink.write(content)
             sink.flush()
@@ -105,6 +105,14 @@ def write(change: Change) -> None:
         with suppress(OSError):
             part.unlink()
         raise FileError(f"expected to write {path}: {error.strerror or error}") from error
+
+
+def _make(folder: Path) -> None:
+    """A directory with those above it, for all to read, whatever the umask of root's sessions is."""
+    for one in reversed((folder, *folder.parents)):
+        if not one.exists():
+            one.mkdir()
+            one.chmod(0o755)
 
 
 def _private(path: str, flags: int) -> int:

@@ -33,6 +33,17 @@ def test_written_with_directories_and_mode(tmp_path: Path) -> None:
     assert [path.name for path in wanted.path.parent.iterdir()] == ["script"]
 
 
+def test_directories_are_for_all_to_read(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        for change in changes([TextFile(tmp_path / "a/b/file", "x", 0o755)]):
+            write(change)
+    finally:
+        os.umask(before)
+    found = [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "a/b", "a/b/file")]
+    assert found == [0o755] * 3
+
+
 def test_text_and_mode_differ(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("old")

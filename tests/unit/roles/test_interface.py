@@ -43,6 +43,13 @@ def test_defaults_and_main_spec_are_the_same(role: Path) -> None:
     assert optional == defaults(role)
 
 
+def test_a_variable_is_set_in_one_place(role: Path) -> None:
+    """Ansible takes the last of several without a word, and the first one's users get something else."""
+    names = [name for file in (role / "vars").rglob("*.yml") for name in yaml.safe_load(file.read_text()) or {}]
+    names += defaults(role)
+    assert sorted(names) == sorted(set(names))
+
+
 def test_every_entry_point_has_a_file_and_only_known_options(role: Path) -> None:
     for entry, spec in specs(role).items():
         assert (role / f"tasks/{entry}.yml").is_file(), entry
