@@ -81,13 +81,14 @@ def ensure() -> str:
             _build(file, recipe)
         _check(file)
         if not (HOME / "boxes" / name.replace("/", "-VAGRANTSLASH-")).exists():
-            run(["vagrant", "box", "add", "--name", name, "--provider", "libvirt", file], env=variables())
+            env = {**os.environ, **variables()}
+            run(["vagrant", "box", "add", "--name", name, "--provider", "libvirt", file], env=env)
     return name
 
 
 def variables() -> dict[str, str]:
-    """Environment variables for Vagrant."""
-    return {**os.environ, "VAGRANT_HOME": str(HOME), "LIBVIRT_DEFAULT_URI": "qemu:///system"}
+    """What Vagrant needs in its environment beside what is there."""
+    return {"VAGRANT_HOME": str(HOME), "LIBVIRT_DEFAULT_URI": "qemu:///system"}
 
 
 def _build(file: Path, recipe: str) -> None:
