@@ -38,6 +38,12 @@ options:
     description: Fail unless the module's file has this version for each of the kernels. Empty requires nothing.
     type: str
     default: ""
+  quick:
+    description:
+      - Take dkms's word for the version of a module whose file is still the one that dkms built, instead of unpacking
+        it with C(modinfo), which takes about a second for each kernel.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Can run in check mode and return the same result.
@@ -132,13 +138,22 @@ def main() -> None:
             "kernels": {"type": "list", "elements": "str", "required": True},
             "settings": {"type": "path", "default": "/etc/modprobe.d/hpc-compute-nvidia.conf"},
             "require_version": {"type": "str", "default": ""},
+            "quick": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     given = module.params
     run = _runner(module)
     machine = read_machine(run, release=os.uname().release)
-    state = read_state(run, machine, given["module"], given["flavour"], given["kernels"], Path(given["settings"]))
+    state = read_state(
+        run,
+        machine,
+        given["module"],
+        given["flavour"],
+        given["kernels"],
+        Path(given["settings"]),
+        quick=given["quick"],
+    )
     if wrong := wrong_on_disk(given["module"], given["require_version"], state.on_disk):
         module.fail_json(msg=wrong, on_disk=state.on_disk)
     module.exit_json(

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from .kernels import Kernel, installed_kernels, sort_key
 from .status import Entry, first_error, parse_status, signing_error
+from .tree import STATE, installed_version
 
 #: dkms says with this exit code that the module's own dkms.conf (BUILD_EXCLUSIVE_...) rules the kernel out.
 EXCLUDED = 77
-#: dkms itself, and the key pair it makes for itself with the first build.
-_STATE = "var/lib/dkms"
+#: The key pair that dkms makes for itself with the first build.
 _SIGNING_KEY = ("mok.key", "mok.pub")
 
 
@@ -102,7 +102,7 @@ class Dkms:
         :raises DkmsError: no kernel, an unknown one, or one without headers.
         """
         chosen = self._kernels(kernels)
-        entries = tuple(self._status())
+        entries = tuple(self._entries(modules, chosen))
         exact = tuple(self._exact(module, entries) for module in modules)
         steps = [
             step for module in exact for kernel in chosen if (step := self._step(module, kernel, entries, newer_than))
@@ -128,7 +128,7 @@ class Dkms:
 
     def signing_key(self) -> list[Path]:
         """The files of the key pair that dkms made for itself on this machine."""
-        return [path for name in _SIGNING_KEY if (path := self._root / _STATE / name).exists()]
+        return [path for name in _SIGNING_KEY if (path := self._root / STATE / name).exists()]
 
     def _kernels(self, releases: Sequence[str]) -> list[Kernel]:
         installed = installed_kernels(self._root)
@@ -143,6 +143,20 @@ class Dkms:
                 f"{', '.join(unknown)}: take them out, or install linux-image-{unknown[0]}"
             )
         return [kernel for kernel in installed if not releases or kernel.release in releases]
+
+    def _entries(self, modules: Sequence[Wanted], kernels: Sequence[Kernel]) -> list[Entry]:
+        """What dkms says; where its files tell that everything is installed, it is not asked, as it takes seconds."""
+        try:
+            exact = [self._exact(module, ()) for module in modules]
+        except DkmsError:  # dkms may know more than /usr/src; if it does not, this is raised again
+            return self._status()
+        entries = [
+            Entry(module.name, str(module.version), kernel.release, "installed", "")
+            for module in exact
+            for kernel in kernels
+            if installed_version(self._root, module.name, kernel.release) == module.version
+        ]
+        return entries if len(entries) == len(exact) * len(kernels) else self._status()
 
     def _status(self) -> list[Entry]:
         done = self._run(["dkms", "status"])
@@ -199,7 +213,7 @@ class Dkms:
         return Step(module.name, version, kernel.release, "is not built")
 
     def _changed_since(self, module: Wanted, kernel: Kernel, paths: Sequence[Path]) -> Path | None:
-        folder = self._root / _STATE / module.name / str(module.version) / kernel.release
+        folder = self._root / STATE / module.name / str(module.version) / kernel.release
         built = [path.stat().st_mtime for path in folder.glob("*/module/*")]
         for path in paths:
             if path.exists() and built and path.stat().st_mtime > min(built):
@@ -232,7 +246,7 @@ class Dkms:
                 return self._problem(step, built)
             if unsigned := signing_error(built.stderr):
                 # What is installed stays; what was built is dated so that it counts for nothing the next time.
-                folder = self._root / _STATE / step.name / step.version / step.kernel
+                folder = self._root / STATE / step.name / step.version / step.kernel
                 for path in folder.glob("*/module/*"):
                     os.utime(path, (0, 0))
                 return unsigned
@@ -247,7 +261,7 @@ class Dkms:
     def _problem(self, step: Step, done: Completed) -> str:
         if done.rc == EXCLUDED:
             return "its own dkms.conf rules this kernel out (BUILD_EXCLUSIVE)"
-        log = Path("/", _STATE, step.name, step.version, "build/make.log")
+        log = Path("/", STATE, step.name, step.version, "build/make.log")
         here = self._root / log.relative_to("/")
         if not here.exists():
             return f"{_last(done)} (exit code {done.rc})"

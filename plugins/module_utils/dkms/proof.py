@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,9 @@ _STATE = Path("/var/lib/dkms")
 _RECORD = "proof.json"
 #: Seconds; a driver builds in minutes.
 _PATIENCE = 3600
+#: Kernels to build for at a time. A build uses every processor, but not all the time: its modules are linked, signed
+#: and compressed one by one.
+_AT_ONCE = 2
 
 #: Runs a command in a directory (``None``: any).
 Runner = Callable[[Sequence[str], Path | None], Completed]
@@ -95,12 +99,14 @@ class Prover:
         self._wait()
         source = self._unpacked(package, version)
         module, module_version = _names(source)
-        failures = []
-        for kernel in chosen:
-            if self._built(module, module_version, kernel):
-                continue
-            if problem := self._build(module, module_version, kernel):
-                failures.append(f"kernel {kernel}: {problem}")
+        missing = [kernel for kernel in chosen if not self._built(module, module_version, kernel)]
+        if len(missing) > 1:
+            # Each build would make itself a key where there is none. Without openssl there will be none, of which
+            # builds only warn as well.
+            self._run(["dkms", "generate_mok"], None)
+        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+            problems = list(pool.map(lambda kernel: self._build(module, module_version, kernel), missing))
+        failures = [f"kernel {kernel}: {problem}" for kernel, problem in zip(missing, problems, strict=True) if problem]
         if failures:
             raise DkmsError(
                 f"expected {package} {version} (module {module}/{module_version}) to build for every installed kernel, "
@@ -126,7 +132,7 @@ class Prover:
                         f"{done.rc}: {_last(done)}"
                     )
             for kernel in proof.kernels:
-                ours = self._tree / proof.module / proof.module_version / kernel
+                ours = self._tree(kernel) / proof.module / proof.module_version / kernel
                 if ours.is_dir() and not (place / kernel).exists():
                     shutil.copytree(ours, place / kernel, symlinks=True)
         else:
@@ -143,9 +149,9 @@ class Prover:
         except (OSError, ValueError, TypeError, KeyError):  # none, or one of a run that was killed while it wrote
             return None
 
-    @property
-    def _tree(self) -> Path:
-        return self._work / "dkms"
+    def _tree(self, kernel: str) -> Path:
+        """dkms's state for one kernel: builds of a module share a folder of it."""
+        return self._work / "dkms" / kernel
 
     def _kernels(self, kernels: Sequence[str]) -> list[str]:
         here = {kernel.release: kernel for kernel in installed_kernels(self._root)}
@@ -208,30 +214,41 @@ class Prover:
             raise DkmsError(f"expected {what}, found exit code {done.rc}: {_last(done)}")
 
     def _built(self, module: str, version: str, kernel: str) -> bool:
-        return any((self._tree / module / version / kernel).glob("*/module/*.ko*"))
+        return any((self._tree(kernel) / module / version / kernel).glob("*/module/*.ko*"))
 
     def _build(self, module: str, version: str, kernel: str) -> str | None:
         """Build; what went wrong, or ``None``."""
+        tree = self._tree(kernel)
+        tree.mkdir(exist_ok=True)
         # /tmp may be small: it is half of the memory where it is a tmpfs.
-        words = ["env", f"TMPDIR={self._work / 'tmp'}", "LC_ALL=C", "flock", str(self._lock), "dkms", "build"]
-        words += ["--dkmstree", str(self._tree), "--sourcetree", str(self._work / "tree/usr/src")]
+        words = [
+            "env",
+            f"TMPDIR={self._work / 'tmp'}",
+            "LC_ALL=C",
+            "flock",
+            "--shared",
+            str(self._lock),
+            "dkms",
+            "build",
+        ]
+        words += ["--dkmstree", str(tree), "--sourcetree", str(self._work / "tree/usr/src")]
         done = self._run([*words, "-m", module, "-v", version, "-k", kernel], None)
         if done.rc == 0:
             if unsigned := signing_error(done.stderr):
-                shutil.rmtree(self._tree / module / version / kernel)  # or it would count next time
+                shutil.rmtree(tree / module / version / kernel)  # or it would count next time
             return unsigned
         if self._built(module, version, kernel):  # by an earlier run that was still at it
             return None
         if done.rc == EXCLUDED:
             return "the package's own dkms.conf rules this kernel out (BUILD_EXCLUSIVE)"
-        log = self._tree / module / version / "build/make.log"
+        log = tree / module / version / "build/make.log"
         if not log.exists():
             return f"{_last(done)} (exit code {done.rc})"
         self._logs.mkdir(parents=True, exist_ok=True)
         kept = self._logs / f"dkms-{module}-{version}-{kernel}.log"
         shutil.copyfile(log, kept)
         text = log.read_text(encoding="utf-8", errors="replace")
-        error = first_error(text).replace(f"{self._tree / module / version / 'build'}/", "")
+        error = first_error(text).replace(f"{tree / module / version / 'build'}/", "")
         return f"{error} (exit code {done.rc}, all of it in {kept})"
 
 

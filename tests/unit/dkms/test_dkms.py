@@ -117,6 +117,58 @@ def machine(tmp_path: Path) -> Machine:
 BEEGFS = [Wanted("beegfs")]
 
 
+def installed(machine: Machine, kernel: str) -> Path:
+    """The file that is loaded, where dkms's files tell that the module is installed."""
+    built = machine.built("beegfs", "8.3.1", kernel)
+    place = machine.root / "lib/modules" / kernel / "updates/dkms" / built.name
+    place.parent.mkdir(parents=True)
+    place.touch()
+    (machine.root / f"var/lib/dkms/beegfs/kernel-{kernel}-x86_64").symlink_to(f"8.3.1/{kernel}/x86_64")
+    return place
+
+
+def test_dkms_is_not_asked_where_its_files_tell_that_all_is_there(machine: Machine) -> None:
+    files = [installed(machine, kernel) for kernel in (OLD, NEW)]
+    plan = machine.dkms().plan(BEEGFS)
+    assert (plan.steps, machine.calls) == ((), [])
+    assert plan.state == {"beegfs/8.3.1": {OLD: "installed", NEW: "installed"}}
+    changed = machine.root / "etc/build.mk"
+    changed.parent.mkdir()
+    changed.touch()
+    os.utime(changed, (2, 2))
+    os.utime(machine.built("beegfs", "8.3.1", OLD), (1, 1))
+    assert [step.kernel for step in machine.dkms().plan(BEEGFS, newer_than=[changed]).steps] == [OLD]
+    assert machine.calls == []
+    files[0].write_text("another")
+    machine.dkms().plan(BEEGFS)
+    assert machine.calls == [["dkms", "status"]], "a file is not as it was built"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda root: (root / f"lib/modules/{OLD}/updates/dkms/beegfs.ko.xz").unlink(),
+        lambda root: (root / f"var/lib/dkms/beegfs/kernel-{OLD}-x86_64").unlink(),
+        lambda root: (root / f"var/lib/dkms/beegfs/8.3.1/{OLD}/x86_64/module/beegfs.ko.xz").unlink(),
+        lambda root: (root / f"var/lib/dkms/beegfs/kernel-{OLD}-i686").symlink_to(f"8.3.1/{OLD}/i686"),
+        lambda root: _link(root, f"8.3.1/{NEW}/x86_64"),
+        lambda root: _link(root, f"8.2.0/{OLD}/x86_64"),
+    ],
+)
+def test_dkms_is_asked_where_a_file_of_it_tells_otherwise(machine: Machine, damage: Callable[[Path], None]) -> None:
+    for kernel in (OLD, NEW):
+        installed(machine, kernel)
+    damage(machine.root)
+    machine.dkms().plan(BEEGFS)
+    assert machine.calls == [["dkms", "status"]]
+
+
+def _link(root: Path, target: str) -> None:
+    link = root / f"var/lib/dkms/beegfs/kernel-{OLD}-x86_64"
+    link.unlink()
+    link.symlink_to(target)
+
+
 def test_kernels_that_can_boot_are_found_in_order(machine: Machine) -> None:
     (machine.root / "lib/modules/6.1.0-removed/updates/dkms").mkdir(parents=True)
     (machine.root / "lib/modules/6.1.0-image").mkdir()

@@ -151,6 +151,33 @@ def test_versions_on_disk_and_old_initramfs(tmp_path: Path) -> None:
     assert missing.stale_initramfs == ()
 
 
+def test_dkms_is_taken_at_its_word_only_where_it_is_asked_and_its_file_loads(tmp_path: Path) -> None:
+    def run(command: Sequence[str]) -> tuple[int, str, str]:
+        return 0, "by modinfo\n", ""
+
+    module = write(tmp_path / f"var/lib/dkms/nvidia-current/550.1/{KERNEL}/x86_64/module/nvidia-current.ko.xz", "x")
+    (tmp_path / f"var/lib/dkms/nvidia-current/kernel-{KERNEL}-x86_64").symlink_to(f"550.1/{KERNEL}/x86_64")
+    installed = write(tmp_path / f"lib/modules/{KERNEL}/updates/dkms/{module.name}", "x")
+    listed = write(tmp_path / f"lib/modules/{KERNEL}/modules.dep", "updates/dkms/nvidia-current.ko.xz: a.ko\n")
+
+    def version(quick: bool) -> str | None:
+        settings = tmp_path / "absent"
+        state = read_state(run, Machine(), "nvidia-current", "open", [KERNEL], settings, tmp_path, quick)
+        return state.on_disk[KERNEL]
+
+    assert version(False) == "by modinfo"
+    assert version(True) == "550.1"
+    installed.write_text("y")
+    assert version(True) == "by modinfo", "it is another file"
+    installed.write_text("x")
+    listed.write_text("updates/dkms/nvidia-current.ko.xz:\nextra/nvidia_current.ko:\n")
+    assert version(True) == "by modinfo", "another may be loaded"
+    listed.write_text("extra/nvidia-current.ko:\n")
+    assert version(True) == "by modinfo", "another is loaded"
+    listed.unlink()
+    assert version(True) == "by modinfo", "nobody knows what is loaded"
+
+
 def test_a_guest_with_gpus_is_told(tmp_path: Path) -> None:
     guest = Machine(functions=(gpu("nvidia"),), virtual=True)
     assert read_state(run_of({}), guest, "nvidia", "open", [], tmp_path / "x", tmp_path).passthrough
