@@ -50,6 +50,19 @@ def test_a_variable_is_set_in_one_place(role: Path) -> None:
     assert sorted(names) == sorted(set(names))
 
 
+def test_no_file_is_left_behind(role: Path) -> None:
+    """One that is added to a folder has to be added where the folder's files are named."""
+    own = "".join(path.read_text() for part in ("tasks", "vars", "handlers") for path in (role / part).rglob("*.yml"))
+    files = [path for path in (role / "files").rglob("*") if path.is_file()]
+    left = [path for path in files if not any(name in own for name in _names(path.relative_to(role / "files")))]
+    assert left == []
+
+
+def _names(path: Path) -> list[str]:
+    """How a task may name a file: by its path, or by a folder with all that is in it."""
+    return [str(path), *(f"{folder}/\n" for folder in path.parents if folder.name)]
+
+
 def test_every_entry_point_has_a_file_and_only_known_options(role: Path) -> None:
     for entry, spec in specs(role).items():
         assert (role / f"tasks/{entry}.yml").is_file(), entry
