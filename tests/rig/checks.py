@@ -23,6 +23,8 @@ _COLLECTION = environment.COLLECTIONS / "ansible_collections/hpc/compute"
 _PLAIN = {"NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "PY_COLORS": "0", "COLUMNS": "160"}
 #: Where tests find the engine under its name in Ansible, the tests' own parts, and what builds images.
 _PYTHON = {"PYTHONPATH": f"{environment.COLLECTIONS}:{REPO / 'tests'}:{REPO}"}
+#: A test mostly waits: for a node, or for Ansible, which uses one processor.
+_SIDE_BY_SIDE = ["-n", "2", "--dist", "loadgroup"]
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def _checks() -> list[Check]:
         _pytest("unit tests of filters", "filter", ["tests/unit/filter"], _PYTHON),
         _pytest("tests of the emulated driver", "emulator", ["tests/emulator"], _PYTHON),
         _pytest("tests of the rig", "rig", ["tests/rig"], _PYTHON),
-        _pytest("integration tests", "integration", ["tests/integration"], _PYTHON),
+        _pytest("integration tests", "integration", [*_SIDE_BY_SIDE, "tests/integration"], _PYTHON),
         _molecule("default"),
         _molecule("cluster"),
     ]
