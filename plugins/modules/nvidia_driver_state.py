@@ -44,6 +44,12 @@ options:
         it with C(modinfo), which takes about a second for each kernel.
     type: bool
     default: false
+  module_options:
+    description:
+      - Parameters that the kernel module is to be loaded with. A number that is another one in the loaded driver
+        (C(/proc/driver/nvidia/params)) is a reason to reboot.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: Can run in check mode and return the same result.
@@ -139,6 +145,7 @@ def main() -> None:
             "settings": {"type": "path", "default": "/etc/modprobe.d/hpc-compute-nvidia.conf"},
             "require_version": {"type": "str", "default": ""},
             "quick": {"type": "bool", "default": False},
+            "module_options": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -153,6 +160,7 @@ def main() -> None:
         given["kernels"],
         Path(given["settings"]),
         quick=given["quick"],
+        options=given["module_options"],
     )
     if wrong := wrong_on_disk(given["module"], given["require_version"], state.on_disk):
         module.fail_json(msg=wrong, on_disk=state.on_disk)

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..dkms.kernels import Kernel, installed_kernels
@@ -21,6 +21,8 @@ Run = Callable[[Sequence[str]], tuple[int, str, str]]
 _LOADED = re.compile(r"^NVRM version: (.*?)\s+(\d+(?:\.\d+)+)\s", re.MULTILINE)
 #: What ``nvidia-uninstall`` of NVIDIA's self-extracting installer leaves, and takes along when it is run.
 _RUNFILE = "usr/bin/nvidia-uninstall"
+#: One parameter a line of ``/proc/driver/nvidia/params``, a text in double quotes.
+_PARAMETER = re.compile(r"^(\w+): (.*)$", re.MULTILINE)
 _PATTERNS = ("*nvidia*", "libcuda1", "cuda-drivers*", "linux-image-*", "linux-headers-*", "hpc-compute-nvml-library")
 
 
@@ -41,6 +43,7 @@ class Machine:
     """See :func:`read_machine`. *functions*: GPUs and NVSwitches. *interrupted*: a run was killed.
 
     *managed_switches*: adapters that manage NVSwitches which are no functions of the PCI bus, as from Blackwell on.
+    *parameters*: of the loaded driver, under the names of ``/proc/driver/nvidia/params``.
     """
 
     functions: tuple[PciFunction, ...] = ()
@@ -52,6 +55,7 @@ class Machine:
     running_kernel: str = ""
     interrupted: bool = False
     managed_switches: int = 0
+    parameters: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -83,6 +87,7 @@ def read_machine(run: Run, root: Path = Path("/"), release: str = "") -> Machine
         running_kernel=release,
         interrupted=INTERRUPTED_MARK in _text(root / NO_AUTOINSTALL),
         managed_switches=_managed_switches(root),
+        parameters=dict(_PARAMETER.findall(_text(root / "proc/driver/nvidia/params"))),
         problems=tuple(problems),
     )
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,10 @@ from .machine import Machine, Run
 
 #: Drivers that keep ours from a GPU until a boot without them. vfio-pci is none: such a GPU is a guest's.
 _RIVALS = ("nouveau", "nvidiafb", "nova_core")
+#: ``/proc/driver/nvidia/params`` names parameters without the prefix, and this one otherwise:
+#: https://developer.nvidia.com/ERR_NVGPUCTRPERM
+_PREFIX = "NVreg_"
+_OTHER_NAMES = {"RestrictProfilingToAdminUsers": "RmProfilingAdminOnly"}
 
 
 @dataclass(frozen=True)
@@ -58,15 +62,16 @@ def read_state(
     settings: Path,
     root: Path = Path("/"),
     quick: bool = False,
+    options: Mapping[str, object] | None = None,
 ) -> State:
     """Look; change nothing. *settings*: the file that an initramfs must not be older than.
 
-    *quick*: see :func:`module_versions`.
+    *quick*: see :func:`module_versions`. *options*: parameters that the kernel module is to be loaded with.
     """
     versions = module_versions(run, module, kernels, root, quick)
     return State(
         on_disk=versions,
-        reboot=tuple(reboot_reasons(machine, flavour, versions)),
+        reboot=tuple(reboot_reasons(machine, flavour, versions, options or {})),
         stale_initramfs=tuple(stale_initramfs(root, kernels, settings)),
         passthrough=machine.virtual and bool(machine.gpus),
         users=tuple(
@@ -75,7 +80,9 @@ def read_state(
     )
 
 
-def reboot_reasons(machine: Machine, flavour: str, on_disk: dict[str, str | None]) -> list[str]:
+def reboot_reasons(
+    machine: Machine, flavour: str, on_disk: dict[str, str | None], options: Mapping[str, object] | None = None
+) -> list[str]:
     """Why this machine has to boot again before its GPUs work with what is installed; none without a GPU."""
     if not machine.gpus:
         return []
@@ -88,11 +95,35 @@ def reboot_reasons(machine: Machine, flavour: str, on_disk: dict[str, str | None
             reasons.append(f"driver {machine.loaded.version} is loaded and {version} is installed")
         elif machine.loaded.flavour != flavour:
             reasons.append(f"the {machine.loaded.flavour} modules are loaded and the {flavour} ones are installed")
+        reasons += _other_options(machine.parameters, options or {})
     elif on_disk.get(running) is None:
         reasons.append(f"the module is not there for the running kernel {running}")
     if taken:
         reasons.append(f"GPUs are bound to {', '.join(taken)}")
     return reasons
+
+
+def _other_options(loaded: Mapping[str, str], options: Mapping[str, object]) -> list[str]:
+    """Numbers that the driver was loaded with and that are to be others.
+
+    What the driver does not tell is taken for right: there are parameters that it keeps to itself.
+    """
+    reasons = []
+    for name, wanted in sorted(options.items()):
+        bare = name.removeprefix(_PREFIX)
+        found = loaded.get(_OTHER_NAMES.get(bare, bare))
+        numbers = [_number(text) for text in (found, str(int(wanted) if isinstance(wanted, bool) else wanted))]
+        if None not in numbers and numbers[0] != numbers[1]:
+            reasons.append(f"{name} is {found} in the loaded driver and {wanted} is set")
+    return reasons
+
+
+def _number(text: str | None) -> int | None:
+    """As the driver keeps it, in 32 bits without a sign; ``None`` for anything else."""
+    try:
+        return int(text or "", 0) % 2**32
+    except ValueError:
+        return None
 
 
 def stale_initramfs(root: Path, kernels: Sequence[str], settings: Path) -> list[str]:

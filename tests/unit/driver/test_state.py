@@ -32,6 +32,7 @@ PROPRIETARY = (
     "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.163.01  Tue Apr  8 12:41:17 UTC 2025\nGCC version: 14\n"
 )
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (root@x)  Sun Jul 27\n"
+OPEN_LOADED = Loaded("580.65.06", open=True)
 
 
 def write(path: Path, text: str) -> Path:
@@ -128,6 +129,23 @@ def test_reasons_to_reboot(driver: str | None, loaded: Loaded | None, on_disk: s
     reasons = reboot_reasons(machine, "open", {KERNEL: on_disk})
     assert len(reasons) == len(said)
     assert all(reason.startswith(start) for reason, start in zip(reasons, said, strict=True))
+
+
+def test_parameters_of_the_loaded_driver(tmp_path: Path) -> None:
+    params = 'ModifyDeviceFiles: 1\nRmProfilingAdminOnly: 1\nResmanDebugLevel: 4294967295\nRegistryDwords: ""\n'
+    write(tmp_path / "proc/driver/nvidia/params", params)
+    parameters = read_machine(run_of({}), tmp_path, KERNEL).parameters
+    machine = Machine(functions=(gpu("nvidia"),), loaded=OPEN_LOADED, running_kernel=KERNEL, parameters=parameters)
+
+    def reasons(options: dict[str, object]) -> list[str]:
+        return reboot_reasons(machine, "open", {KERNEL: OPEN_LOADED.version}, options)
+
+    assert reasons({"NVreg_ModifyDeviceFiles": True, "NVreg_ResmanDebugLevel": -1}) == []
+    assert reasons({"NVreg_ModifyDeviceFiles": "0x1", "NVreg_RegistryDwords": '"a=1"', "NVreg_Secret": 1}) == []
+    assert reasons({"NVreg_RestrictProfilingToAdminUsers": 0, "NVreg_ModifyDeviceFiles": False}) == [
+        "NVreg_ModifyDeviceFiles is 1 in the loaded driver and False is set",
+        "NVreg_RestrictProfilingToAdminUsers is 1 in the loaded driver and 0 is set",
+    ]
 
 
 def test_no_reboot_without_a_gpu() -> None:
