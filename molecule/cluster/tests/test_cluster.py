@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from cluster.changes import Cluster, change, layout
 from cluster.load import Load
+from rig import nspawn
 from rig.node import Node, all_nodes
 from rig.process import wait_for
 
@@ -202,6 +203,33 @@ def test_every_node_of_a_batch_is_put_back_when_the_controller_refuses(
     assert ({node.name: cluster.gres(node) for node in cluster.compute}, conf(cluster.controller)) == before
 
     run = cluster.change_layout(gpu_layout_config=layout(MIXED), gpu_layout_change_serial=2, hpc_hosts=TWO)
+    assert run.code == 0, run.said
+    cluster.wait_until_in_service()
+
+
+def test_a_batch_is_put_back_when_a_controllers_machine_is_lost(cluster: Cluster, backup: Node, account: Any) -> None:
+    """It goes down while GPUs are cut, and is waited for."""
+    before = {node.name: cluster.gres(node) for node in cluster.compute}, conf(backup)
+    wanted = {"gpu_layout_change_serial": 2, "hpc_hosts": TWO}
+    runs: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: runs.append(cluster.change_layout(gpu_layout_config=layout(FINE), **wanted))
+    )
+    thread.start()
+    wait_for("a node to be changed", lambda: cluster.is_under_change(cluster.compute[1]), 90, every=0.3)
+    nspawn.kill(backup.name)
+    thread.join(timeout=25)
+    assert thread.is_alive(), runs[0].said
+    shared = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "shared"
+    nspawn.boot(backup.name, backup.root, backup.folder / "console.log", shared)
+    thread.join()
+    assert runs[0].code == 2, runs[0].said
+    for node in cluster.compute[1:]:
+        assert "all is as before: The controller did not take over the change" in reason(cluster, node), runs[0].said
+    assert ({node.name: cluster.gres(node) for node in cluster.compute}, conf(cluster.controller)) == before
+    assert conf(backup) == before[1]
+
+    run = cluster.change_layout(gpu_layout_config=layout(MIXED), **wanted)
     assert run.code == 0, run.said
     cluster.wait_until_in_service()
 
