@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .kernels import Kernel, installed_kernels, sort_key
 from .status import Entry, first_error, parse_status, signing_error
-from .tree import STATE, installed_version
+from .tree import ARCHITECTURES, STATE, installed_version, was_installed
 
 #: dkms says with this exit code that the module's own dkms.conf (BUILD_EXCLUSIVE_...) rules the kernel out.
 EXCLUDED = 77
@@ -200,21 +200,22 @@ class Dkms:
         self, module: Wanted, kernel: Kernel, entries: Sequence[Entry], newer_than: Sequence[Path]
     ) -> Step | None:
         version = str(module.version)
+        left = was_installed(self._root, module.name, version, kernel.release)
         for entry in entries:
             if (entry.name, entry.version, entry.kernel) != (module.name, version, kernel.release):
                 continue
             if entry.warning:
                 return Step(module.name, version, kernel.release, f"dkms says {entry.warning}", force=True)
             if entry.state != "installed":
-                return Step(module.name, version, kernel.release, f"is {entry.state}, not installed")
+                return Step(module.name, version, kernel.release, f"is {entry.state}, not installed", force=left)
             if changed := self._changed_since(module, kernel, newer_than):
                 return Step(module.name, version, kernel.release, f"built before {changed} was changed", force=True)
             return None
-        return Step(module.name, version, kernel.release, "is not built")
+        return Step(module.name, version, kernel.release, "is not built", force=left)
 
     def _changed_since(self, module: Wanted, kernel: Kernel, paths: Sequence[Path]) -> Path | None:
         folder = self._root / STATE / module.name / str(module.version) / kernel.release
-        built = [path.stat().st_mtime for path in folder.glob("*/module/*")]
+        built = [path.stat().st_mtime for path in folder.glob(f"{ARCHITECTURES}/module/*")]
         for path in paths:
             if path.exists() and built and path.stat().st_mtime > min(built):
                 return path
@@ -247,7 +248,7 @@ class Dkms:
             if unsigned := signing_error(built.stderr):
                 # What is installed stays; what was built is dated so that it counts for nothing the next time.
                 folder = self._root / STATE / step.name / step.version / step.kernel
-                for path in folder.glob("*/module/*"):
+                for path in folder.glob(f"{ARCHITECTURES}/module/*"):
                     os.utime(path, (0, 0))
                 return unsigned
             words.append("--force")

@@ -20,6 +20,7 @@ from pathlib import Path
 from .ensure import EXCLUDED, Completed, DkmsError
 from .kernels import installed_kernels
 from .status import first_error, signing_error
+from .tree import ARCHITECTURES
 
 #: With this file DKMS packages are installed without being built. Ours carries the mark, and only for a moment.
 NO_AUTOINSTALL = Path("etc/dkms/no-autoinstall")
@@ -132,9 +133,10 @@ class Prover:
                         f"{done.rc}: {_last(done)}"
                     )
             for kernel in proof.kernels:
-                ours = self._tree(kernel) / proof.module / proof.module_version / kernel
-                if ours.is_dir() and not (place / kernel).exists():
-                    shutil.copytree(ours, place / kernel, symlinks=True)
+                built = self._tree(kernel) / proof.module / proof.module_version / kernel
+                for ours in sorted(built.glob(ARCHITECTURES)):
+                    if not (place / kernel / ours.name).exists():
+                        _copy(ours, place / kernel / ours.name)
         else:
             proof = None
         shutil.rmtree(self._work, ignore_errors=True)  # a cache
@@ -214,7 +216,7 @@ class Prover:
             raise DkmsError(f"expected {what}, found exit code {done.rc}: {_last(done)}")
 
     def _built(self, module: str, version: str, kernel: str) -> bool:
-        return any((self._tree(kernel) / module / version / kernel).glob("*/module/*.ko*"))
+        return any((self._tree(kernel) / module / version / kernel).glob(f"{ARCHITECTURES}/module/*.ko*"))
 
     def _build(self, module: str, version: str, kernel: str) -> str | None:
         """Build; what went wrong, or ``None``."""
@@ -250,6 +252,14 @@ class Prover:
         text = log.read_text(encoding="utf-8", errors="replace")
         error = first_error(text).replace(f"{tree / module / version / 'build'}/", "")
         return f"{error} (exit code {done.rc}, all of it in {kept})"
+
+
+def _copy(ours: Path, target: Path) -> None:
+    """All of it or nothing: dkms would install what a killed run had copied by then."""
+    part = target.with_name(f".tmp_{target.name}_hpc-compute")  # so named, dkms removes it with the module
+    shutil.rmtree(part, ignore_errors=True)  # of a killed run; usually there is none
+    shutil.copytree(ours, part, symlinks=True)
+    part.rename(target)
 
 
 def _names(source: Path) -> tuple[str, str]:

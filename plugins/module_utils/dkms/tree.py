@@ -14,6 +14,9 @@ from pathlib import Path
 
 #: dkms's own state.
 STATE = "var/lib/dkms"
+#: The folders of architectures below that of a kernel. While dkms builds, and where it was killed or failed at it,
+#: there is ``.tmp_ARCH_XXXXXX`` beside them, with what was done by then.
+ARCHITECTURES = "[!.]*"
 _INSTALLED = "updates/dkms"
 
 
@@ -28,9 +31,21 @@ def installed_version(root: Path, name: str, kernel: str) -> str | None:
     version, _, rest = str(links[0].readlink()).partition("/")
     if rest != f"{kernel}/{links[0].name.removeprefix(f'kernel-{kernel}-')}":
         return None
+    if not (root / STATE / name / version / "source").is_symlink():  # dkms calls it broken, and builds it no more
+        return None
     built = sorted((links[0] / "module").glob("*.ko*"))
     folder = root / "lib/modules" / kernel / _INSTALLED
     return version if built and all(_same(path, folder / path.name) for path in built) else None
+
+
+def was_installed(root: Path, name: str, version: str, kernel: str) -> bool:
+    """Whether dkms has installed this for *kernel*, and the link that says so is still there.
+
+    A build by force removes what was built before and not the link. One that fails, or is killed, leaves it behind;
+    dkms then refuses to install what is built next, as it takes that for installed already.
+    """
+    links = (root / STATE / name).glob(f"kernel-{kernel}-*")
+    return any(link.is_symlink() and str(link.readlink()).startswith(f"{version}/{kernel}/") for link in links)
 
 
 def is_what_loads(root: Path, name: str, kernel: str) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,9 @@ def installed(machine: Machine, kernel: str) -> Path:
     place.parent.mkdir(parents=True)
     place.touch()
     (machine.root / f"var/lib/dkms/beegfs/kernel-{kernel}-x86_64").symlink_to(f"8.3.1/{kernel}/x86_64")
+    source = machine.root / "var/lib/dkms/beegfs/8.3.1/source"
+    if not source.is_symlink():
+        source.symlink_to("/usr/src/beegfs-8.3.1")
     return place
 
 
@@ -153,6 +157,7 @@ def test_dkms_is_not_asked_where_its_files_tell_that_all_is_there(machine: Machi
         lambda root: (root / f"var/lib/dkms/beegfs/kernel-{OLD}-i686").symlink_to(f"8.3.1/{OLD}/i686"),
         lambda root: _link(root, f"8.3.1/{NEW}/x86_64"),
         lambda root: _link(root, f"8.2.0/{OLD}/x86_64"),
+        lambda root: (root / "var/lib/dkms/beegfs/8.3.1/source").unlink(),
     ],
 )
 def test_dkms_is_asked_where_a_file_of_it_tells_otherwise(machine: Machine, damage: Callable[[Path], None]) -> None:
@@ -250,6 +255,33 @@ def test_what_is_not_whole_is_done_again(machine: Machine, state: str, reason: s
     done = [call[1] for call in machine.calls if call[1] != "status"]
     assert done == commands
     assert all(("--force" in call) == (len(commands) == 2) for call in machine.calls if call[1] != "status")
+
+
+def test_a_build_by_force_that_was_killed_is_forced_again(machine: Machine) -> None:
+    """dkms removed what was built and not the link: without force it builds, and then calls it installed already."""
+    for kernel in (OLD, NEW):
+        installed(machine, kernel)
+    shutil.rmtree(machine.root / f"var/lib/dkms/beegfs/8.3.1/{OLD}")
+    machine.state = {("beegfs", "8.3.1", NEW): "installed"}
+    assert [(step.kernel, step.reason, step.force) for step in machine.dkms().plan(BEEGFS).steps] == [
+        (OLD, "is not built", True)
+    ]
+    _link(machine.root, f"8.2.0/{OLD}/x86_64")  # another version is there: nothing to force
+    assert [step.force for step in machine.dkms().plan(BEEGFS).steps] == [False]
+
+
+def test_a_build_by_force_leaves_what_was_cut_short_before(machine: Machine) -> None:
+    """dkms removes its temporary folders with the module only: their age is no reason to build again."""
+    left = machine.root / f"var/lib/dkms/beegfs/8.3.1/{OLD}/.tmp_x86_64_Xy12Ab/module/beegfs.ko.xz"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    options = machine.root / "build.mk"
+    options.touch()
+    os.utime(left, (1, 1))
+    os.utime(options, (2, 2))
+    for kernel in (OLD, NEW):
+        os.utime(machine.built("beegfs", "8.3.1", kernel), (3, 3))
+    assert machine.dkms().plan(BEEGFS, newer_than=[options]).steps == ()
 
 
 def test_changed_options_of_a_build_build_it_again(machine: Machine) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -202,6 +203,43 @@ def test_a_build_that_outlived_its_run_is_waited_for(machine: Machine) -> None:
         machine.prover.prove(PACKAGE, VERSION, [FIRST])
 
 
+def test_what_dkms_left_of_a_build_that_ended_early_does_not_count(machine: Machine) -> None:
+    """The disk was full, or the machine went down, while modules were put into dkms's temporary folder."""
+    base = machine.work / "dkms" / FIRST / "nvidia-current/550.163.01"
+    left = base / FIRST / ".tmp_x86_64_Xy12Ab/module/nvidia-current.ko.xz"
+    machine.fails, machine.log = {FIRST: 7}, False
+    with pytest.raises(DkmsError):  # makes the place
+        machine.prover.prove(PACKAGE, VERSION, [FIRST])
+    left.parent.mkdir(parents=True)
+    left.touch()
+    with pytest.raises(DkmsError, match=r"\(exit code 7\)"):
+        machine.prover.prove(PACKAGE, VERSION, [FIRST])
+    machine.fails = {}
+    machine.prover.prove(PACKAGE, VERSION, [FIRST])
+    assert machine.built() == [FIRST] * 3
+    machine.prover.adopt(VERSION)
+    assert [path.name for path in (machine.root / "state/nvidia-current/550.163.01" / FIRST).iterdir()] == ["x86_64"]
+
+
+def test_dkms_is_given_a_whole_module_or_none(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.prover.prove(PACKAGE, VERSION, [FIRST])
+    place = machine.root / "state/nvidia-current/550.163.01" / FIRST
+
+    def killed(source: Path, target: Path, symlinks: bool) -> None:
+        (target / "module").mkdir(parents=True)
+        (target / "module/nvidia-current.ko.xz").write_text("half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copytree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            machine.prover.adopt(VERSION)
+    assert not (place / "x86_64").exists()
+    machine.prover.adopt(VERSION)
+    assert [path.name for path in place.iterdir()] == ["x86_64"]
+    assert (place / "x86_64/module/nvidia-current.ko.xz").read_text() == FIRST
+
+
 def test_what_another_run_built_meanwhile_counts(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     built = machine.build
 
@@ -273,9 +311,9 @@ def test_what_dkms_has_already_is_not_written_over(machine: Machine) -> None:
     machine.prover.prove(PACKAGE, VERSION, [])
     place = machine.root / "state/nvidia-current/550.163.01"
     (place / "source").mkdir(parents=True)
-    (place / FIRST).mkdir()
+    (place / FIRST / "x86_64").mkdir(parents=True)
     machine.prover.adopt(VERSION)
-    assert list((place / FIRST).iterdir()) == []
+    assert list((place / FIRST / "x86_64").iterdir()) == []
     assert not any(words[:2] == ["dkms", "add"] for words in machine.calls)
 
 

@@ -174,6 +174,7 @@ def test_dkms_is_taken_at_its_word_only_where_it_is_asked_and_its_file_loads(tmp
         return 0, "by modinfo\n", ""
 
     module = write(tmp_path / f"var/lib/dkms/nvidia-current/550.1/{KERNEL}/x86_64/module/nvidia-current.ko.xz", "x")
+    (tmp_path / "var/lib/dkms/nvidia-current/550.1/source").symlink_to("/usr/src/nvidia-current-550.1")
     (tmp_path / f"var/lib/dkms/nvidia-current/kernel-{KERNEL}-x86_64").symlink_to(f"550.1/{KERNEL}/x86_64")
     installed = write(tmp_path / f"lib/modules/{KERNEL}/updates/dkms/{module.name}", "x")
     listed = write(tmp_path / f"lib/modules/{KERNEL}/modules.dep", "updates/dkms/nvidia-current.ko.xz: a.ko\n")
