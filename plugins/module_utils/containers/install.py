@@ -9,6 +9,7 @@ given to apt for a trial; only then does dpkg unpack something. What fails befor
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,10 @@ _ARCHIVE = (
     *("Created-By: Packages", "Component: main", "Origin: Debian", "Label: Debian"),
 )
 _LISTS_AGE = 3600
+#: Another apt or dpkg is at work, as after each boot. Neither ``dpkg --configure`` nor ``apt-get update`` waits for it.
+_LOCKED = re.compile(r"(?m)^.*(?:locked by another process|Could not get lock).*$")
+_PATIENCE = 300
+_PAUSE = 2
 _NOTHING = "Nothing was changed."
 
 
@@ -148,11 +153,12 @@ def install(words: Sequence[str], absent: Sequence[str], run: Run, update: Calla
     """
     command = (*words, *(f"{name}-" for name in absent))
     trial = (*_APT, "--simulate", *command)
-    code, _, stderr = run(_FINISH)
+    code, _, stderr = _patient(_FINISH, run)
     if code != 0:
+        locked = _LOCKED.search(stderr)
         raise InstallError(
             f"Expected dpkg to finish what was left half-installed; '{' '.join(_FINISH)}' failed with exit code "
-            f"{code}: {_last(stderr)}. See 'dpkg --audit'."
+            f"{code}: {locked[0] if locked else _last(stderr)}. See 'dpkg --audit'."
         )
     if not absent:
         code, _, stderr = run((*_APT, "--no-remove", *command))
@@ -197,12 +203,22 @@ def refresh(run: Run) -> None:
 
     :raises InstallError: apt can't.
     """
-    code, stdout, stderr = run(_UPDATE)
+    code, stdout, stderr = _patient(_UPDATE, run)
     if code != 0:
         errors = [line for line in (stdout + stderr).splitlines() if line.startswith(("E: ", "Err:"))]
         raise InstallError(
             f"apt-get update failed with exit code {code}: {'; '.join(errors) or _last(stderr)}. {_NOTHING}"
         )
+
+
+def _patient(command: Sequence[str], run: Run) -> tuple[int, str, str]:
+    """Run *command*, again while another process has the lock."""
+    for _ in range(_PATIENCE // _PAUSE):
+        code, stdout, stderr = run(command)
+        if code == 0 or not _LOCKED.search(stderr):
+            return code, stdout, stderr
+        time.sleep(_PAUSE)
+    return run(command)
 
 
 def _last(text: str) -> str:

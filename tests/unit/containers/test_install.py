@@ -177,6 +177,27 @@ def test_what_is_unfinished_and_can_not_be_finished() -> None:
         install(["/a.deb"], (), Commands((1, "", "dpkg: error\ntoo many errors\n")), _never)
 
 
+_DPKG_LOCKED = """\
+dpkg: error: dpkg frontend lock was locked by another process with pid 712
+Note: removing the lock file is always wrong, can damage the locked area
+and the entire system. See <https://wiki.debian.org/Teams/Dpkg/FAQ#db-lock>.
+"""
+_APT_LOCKED = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 712 (apt-get)\n"
+
+
+def test_another_apt_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    install(["/a.deb"], (), Commands((2, "", _DPKG_LOCKED), (0, "", ""), (0, "", "")), _never)
+    assert len(slept) == 1
+    refresh(Commands((100, "", _APT_LOCKED), (100, "", _APT_LOCKED), (0, "", "")))
+    assert len(slept) == 3
+    slept.clear()
+    with pytest.raises(InstallError, match=r"code 2: dpkg: error: dpkg frontend lock was locked by .* pid 712\. See"):
+        install(["/a.deb"], (), lambda _: (2, "", _DPKG_LOCKED), _never)
+    assert sum(slept) == 300
+
+
 def test_fresh_lists_before_it_gives_up() -> None:
     updates = []
     run = _installing((100, "", "E: x\n"), (0, "", ""), (0, "", ""), update=lambda: updates.append(1))
