@@ -15,6 +15,9 @@ from .process import RigError, run
 BRIDGE = "hpcc0"
 NETWORK = "10.213.97.0/24"
 GATEWAY = "10.213.97.1"
+#: Without one of its own the bridge has that of a node, another one as nodes come and go, and the nodes that stay lose
+#: their gateway for half a minute.
+_MAC = "02:68:70:63:63:00"
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 _FORWARDING_WAS = STATE / "ip_forward"
 _MARK = ("-m", "comment", "--comment", "hpc-compute-rig")
@@ -30,7 +33,7 @@ _RULES = (
 def add() -> None:
     """Make the network; what is there already is left as it is."""
     if not Path(f"/sys/class/net/{BRIDGE}").exists():
-        run(["ip", "link", "add", BRIDGE, "type", "bridge"])
+        run(["ip", "link", "add", BRIDGE, "address", _MAC, "type", "bridge"])
     run(["ip", "address", "replace", f"{GATEWAY}/24", "dev", BRIDGE])
     run(["ip", "link", "set", BRIDGE, "up"])
     for table, chain, rule in _RULES:
