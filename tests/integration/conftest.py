@@ -18,6 +18,7 @@ from integration.slurmd_node import SlurmdNode
 _SHARED = {"slurmd_node", "cluster"}
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together what can't run at the same time: the tests of a file, and the files that share a node."""
     used: dict[Path, set[str]] = {}
