@@ -2,38 +2,25 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Nodes with Debian's real Slurm, shared by these tests; root and the rig's cache are needed.
 
-With ``-n 2 --dist loadgroup`` (pytest-xdist) files run side by side.
+With ``-n 2 --dist loadfile`` (pytest-xdist) two files run side by side: a file has names and addresses of its own.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from integration.lone_cluster import LoneCluster
 from integration.slurmd_node import SlurmdNode
 
-#: Nodes of which there is one on the machine, so that all files that use one run in the same process.
-_SHARED = {"slurmd_node", "cluster"}
-
-
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what can't run at the same time: the tests of a file, and the files that share a node."""
-    used: dict[Path, set[str]] = {}
-    for item in items:
-        used.setdefault(item.path, set()).update(_SHARED.intersection(getattr(item, "fixturenames", ())))
-    for item in items:
-        shared = used[item.path]
-        if len(shared) > 1:
-            raise pytest.UsageError(f"{item.path} uses {' and '.join(sorted(shared))}: take a file for each")
-        item.add_marker(pytest.mark.xdist_group(next(iter(shared), item.path.stem)))
+#: Each process that runs tests (0 where there is one only) has these nodes to itself.
+_PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 @pytest.fixture(scope="session")
 def slurmd_node() -> Iterator[SlurmdNode]:
-    node = SlurmdNode("it-slurmd", "10.213.97.30")
+    node = SlurmdNode(f"it-slurmd{_PROCESS}", f"10.213.97.{200 + _PROCESS}")
     node.up()
     try:
         yield node
@@ -43,7 +30,7 @@ def slurmd_node() -> Iterator[SlurmdNode]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[LoneCluster]:
-    one = LoneCluster("it-lone", "10.213.97.33")
+    one = LoneCluster(f"it-lone{_PROCESS}", f"10.213.97.{210 + _PROCESS}")
     try:
         one.up()
         yield one
