@@ -16,6 +16,13 @@ from integration.slurmd_node import SlurmdNode
 
 #: Each process that runs tests (0 where there is one only) has these nodes to itself.
 _PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+#: Files that take minutes with few tests. Begun last, they would run alone.
+_FIRST = ("test_slurm_packages", "test_image_playbook", "test_static_role")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the others stay in order."""
+    items.sort(key=lambda item: item.path.stem not in _FIRST)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ _PLAIN = {"NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "
 #: Where tests find the engine under its name in Ansible, the tests' own parts, and what builds images.
 _PYTHON = {"PYTHONPATH": f"{environment.COLLECTIONS}:{REPO / 'tests'}:{REPO}"}
 #: A test mostly waits: for a node, or for Ansible, which uses one processor.
-_SIDE_BY_SIDE = ["-n", "2", "--dist", "loadfile"]
+_SIDE_BY_SIDE = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 @dataclass(frozen=True)
