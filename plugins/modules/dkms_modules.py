@@ -168,7 +168,7 @@ def main() -> None:
 
 def _run(module: AnsibleModule, command: Sequence[str]) -> Completed:
     try:
-        return Completed(*module.run_command(list(command), handle_exceptions=False))
+        return Completed(*module.run_command(list(command), environ_update={"LC_ALL": "C"}, handle_exceptions=False))
     except FileNotFoundError:
         return Completed(127, "", "")
 

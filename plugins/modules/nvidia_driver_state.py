@@ -47,7 +47,7 @@ options:
   module_options:
     description:
       - Parameters that the kernel module is to be loaded with. A number that is another one in the loaded driver
-        (C(/proc/driver/nvidia/params)) is a reason to reboot.
+        (C(/proc/driver/nvidia/params)) is a reason to reboot, where O(settings) is younger than the last boot.
     type: dict
     default: {}
 attributes:

@@ -69,9 +69,11 @@ def read_state(
     *quick*: see :func:`module_versions`. *options*: parameters that the kernel module is to be loaded with.
     """
     versions = module_versions(run, module, kernels, root, quick)
+    # One that did not count at the last boot, as something else overrides it, won't at the next.
+    awaited = options if options and _changed_since_boot(settings, root) else {}
     return State(
         on_disk=versions,
-        reboot=tuple(reboot_reasons(machine, flavour, versions, options or {})),
+        reboot=tuple(reboot_reasons(machine, flavour, versions, awaited)),
         stale_initramfs=tuple(stale_initramfs(root, kernels, settings)),
         passthrough=machine.virtual and bool(machine.gpus),
         users=tuple(
@@ -101,6 +103,15 @@ def reboot_reasons(
     if taken:
         reasons.append(f"GPUs are bound to {', '.join(taken)}")
     return reasons
+
+
+def _changed_since_boot(settings: Path, root: Path) -> bool:
+    """Whether the file is younger than the running system (``btime``, seconds)."""
+    try:
+        stat = (root / "proc/stat").read_text(encoding="ascii")
+        return settings.stat().st_mtime > int(stat.partition("\nbtime ")[2].split()[0])
+    except (OSError, IndexError, ValueError):  # no file, or no /proc: nothing is known to have changed
+        return False
 
 
 def _other_options(loaded: Mapping[str, str], options: Mapping[str, object]) -> list[str]:

@@ -148,6 +148,22 @@ def test_parameters_of_the_loaded_driver(tmp_path: Path) -> None:
     ]
 
 
+def test_a_parameter_asks_for_a_reboot_once(tmp_path: Path) -> None:
+    """One that something else overrides, such as the kernel's command line, would ask for it after each boot."""
+    loaded = Machine(functions=(gpu("nvidia"),), loaded=OPEN_LOADED, running_kernel=KERNEL, parameters={"A": "1"})
+    settings = write(tmp_path / "etc/modprobe.d/x.conf", "options nvidia A=2\n")
+
+    def reasons() -> tuple[str, ...]:
+        run = run_of({"modinfo": (0, OPEN_LOADED.version, "")})
+        return read_state(run, loaded, "nvidia", "open", [KERNEL], settings, tmp_path, options={"A": 2}).reboot
+
+    assert reasons() == (), "nothing is known of the boot"
+    write(tmp_path / "proc/stat", "cpu 1 2\nbtime 1000\nprocesses 5\n")
+    assert reasons() == ("A is 1 in the loaded driver and 2 is set",)
+    os.utime(settings, (999, 999))
+    assert reasons() == ()
+
+
 def test_no_reboot_without_a_gpu() -> None:
     assert reboot_reasons(Machine(running_kernel=KERNEL), "open", {}) == []
 
