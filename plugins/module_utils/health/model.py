@@ -156,6 +156,11 @@ def drain_reason(names: Sequence[str], texts: Sequence[str]) -> str:
     return head + (line if len(line) <= room else f"{line[: max(room - 3, 0)]}...") + tail
 
 
+def with_names(names: Sequence[str], reason: str) -> str:
+    """A *reason* that :func:`drain_reason` made, for *names* as well."""
+    return f"{MARKER}{'+'.join([*names, reason.removeprefix(MARKER)])}"
+
+
 def names_of(reason: str) -> frozenset[str]:
     """The names of the checks in a reason that :func:`drain_reason` made; none in any other."""
     if not reason.startswith(MARKER):

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 
 from ..slurm.scontrol import Scontrol
 from ..slurm.states import Node
-from .model import MARKER, Report, names_of
+from .model import MARKER, Report, names_of, with_names
+
+# What these found is not looked for by the checks.
+_OF_JOBS = frozenset({"prolog", "epilog"})
 
 # Why a node is down when Slurm itself says so, which is nobody's decision.
 _OF_SLURM = ("Not responding", "Node unexpectedly rebooted", "none")
@@ -29,6 +32,9 @@ def drain(slurm: Scontrol, name: str, reason: str) -> tuple[str, bool]:
         return f"{before}: drained by somebody else, so its reason stays", False
     if not before.drained and _taken_down(before):
         return f"{before}: taken down by somebody else, so its reason stays", False
+    if ours(before):
+        # A check that finds something else knows nothing of this, and it must outlive what the check found.
+        reason = with_names(sorted(names_of(before.reason) & _OF_JOBS - names_of(reason)), reason)
     if ours(before) and names_of(before.reason) == names_of(reason):
         return f"{before}: drained for this already", False
     slurm.drain(name, reason)
@@ -48,8 +54,7 @@ def resume(slurm: Scontrol, report: Report, checks: Sequence[str]) -> tuple[str,
     if not ours(node):
         return "", False
     others = names_of(node.reason) - set(checks)
-    # What a prolog or an epilog found is not looked for by the checks.
-    kept = others & {"prolog", "epilog"} if "all" in checks else others
+    kept = others & _OF_JOBS if "all" in checks else others
     if kept:
         return f"{node}: all is well again, but {', '.join(sorted(kept))} is not to be resumed by itself", False
     slurm.resume(report.node)

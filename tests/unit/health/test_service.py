@@ -75,6 +75,19 @@ def test_what_somebody_else_decided_stays(states: list[str], reason: str, words:
     assert one.updates == []
 
 
+@pytest.mark.parametrize("checks", [["xid"], ["all"]])
+def test_what_a_job_left_outlives_what_a_check_finds_after_it(checks: list[str]) -> None:
+    one = controller(["IDLE", "DRAIN"], f"{MARKER}epilog: memory")
+    assert drained(one)[1]
+    reason = f"{MARKER}epilog+xid: a: Xid 79"
+    assert one.updates[-1][-1] == f"Reason={reason}"
+    one.node.update(reason=reason)
+    assert not drained(one)[1]
+    said, changed = resume(one.scontrol(0), report(one), checks)
+    assert "but epilog is not to be resumed" in said
+    assert not changed
+
+
 def test_a_controller_that_does_not_answer_is_told_of() -> None:
     one = controller(["IDLE"])
     one.silent = 1
