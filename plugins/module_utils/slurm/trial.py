@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .control import Runner
+from .fleet import LOCAL_GRES_CONF
 from .fleet_change import read_nodes
 from .gres import GresSyntaxError
 from .publish import PublishError, conf_files
@@ -143,7 +144,7 @@ def _prepare(work: Path, conf: Path, files: Mapping[Path, str], host: str) -> _C
     folder, etc = conf.parent, work / "etc"
     shutil.copytree(folder, etc, symlinks=True)
     for path, text in files.items():
-        (etc / path.relative_to(folder)).write_text(text, encoding="utf-8")
+        (etc / path.relative_to(folder)).write_text(_without_absent(text), encoding="utf-8")
     expected: dict[str, str] = {}
     outside: dict[Path, Path] = {}
     names = {host}
@@ -180,6 +181,13 @@ def _prepare(work: Path, conf: Path, files: Mapping[Path, str], host: str) -> _C
 def _without_own(text: str) -> str:
     plain = (line if line.lstrip().startswith("#") else _OWN_WORD.sub("", line) for line in text.splitlines())
     return "\n".join([*plain, ""])
+
+
+def _without_absent(text: str) -> str:
+    """Without the nodes' own file where it is not here yet: it is to be empty, and slurmctld would wait for it."""
+    if Path(LOCAL_GRES_CONF).exists():
+        return text
+    return re.sub(rf"(?m)^Include {re.escape(LOCAL_GRES_CONF)}$", "", text)
 
 
 def _compare(shown: str, expected: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from ansible_collections.hpc.compute.plugins.module_utils.slurm import trial
 from ansible_collections.hpc.compute.plugins.module_utils.slurm.control import Completed
 from ansible_collections.hpc.compute.plugins.module_utils.slurm.trial import Trial, TrialError
 
@@ -115,6 +116,22 @@ def test_files_outside_of_the_folder_are_not_written(conf: Path, machine: Machin
     assert machine.seen["etc/inside.conf"] == "\n"
     (start,) = [command for command in machine.commands if command[0] == "systemd-run"]
     assert any(word.endswith(f"outside-0:{outside}") for word in start)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_file_that_is_not_made_yet_is_not_waited_for(
+    conf: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    local = tmp_path / "local.conf"
+    if there:
+        local.touch()
+    monkeypatch.setattr(trial, "LOCAL_GRES_CONF", str(local))
+    files = {
+        conf.with_name("nodes.conf"): "NodeName=n1 Gres=gpu:a:2\nNodeName=n2\n",
+        conf.with_name("gres.conf"): f"# made\nInclude {local}\n",
+    }
+    machine.trial().try_files(conf, files)
+    assert (f"Include {local}" in machine.seen["etc/gres.conf"]) is there
 
 
 def refused(conf: Path, machine: Machine, nodes: str = "NodeName=n1 Gres=gpu:a:2\nNodeName=n2\n") -> str:
