@@ -19,6 +19,9 @@ CPU_MODEL ?= max
 CPUS ?= 1
 endif
 
+# Manifest and SBOMs are made by a clone's own tools, which any "./run" installs.
+DESCRIBE ?= $(if $(wildcard .venv/bin/debsbom),env PYTHONPATH=$(CURDIR)/tests:$(CURDIR) $(CURDIR)/.venv/bin/python -m image.contents,true)
+
 template := packer/hpc-compute
 output := $(CURDIR)/build/packer/hpc-compute
 seed := $(output)/seed
@@ -28,7 +31,7 @@ old_packer := $(filter 1.6.%,$(shell $(PACKER) version 2>/dev/null | sed -n 's/^
 source_of_packer := $(if $(old_packer),$(template)/hpc-compute.pkr.hcl,$(template))
 variables = -var build_directory=$(output) -var seed_directory=$(seed) -var ssh_private_key_file=$(key) \
   -var ansible_vars_file=$(abspath $(ANSIBLE_VARS)) -var accelerator=$(ACCELERATOR) -var cpu_model=$(CPU_MODEL) \
-  -var cpus=$(CPUS) $(PACKER_FLAGS)
+  -var cpus=$(CPUS) -var describe_command='$(DESCRIBE)' $(PACKER_FLAGS)
 
 .PHONY: help init-hpc-compute-packer validate-hpc-compute-packer build-hpc-compute-image clean-hpc-compute-image
 

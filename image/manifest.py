@@ -21,7 +21,7 @@ from rig.process import log_for, run
 #: debsbom writes packages in an order of Python's sets: the same in each build.
 _ENVIRONMENT = {**os.environ, "PYTHONHASHSEED": "0"}
 #: In the image.
-_PLACE = Path("usr/share/hpc-compute")
+PLACE = Path("usr/share/hpc-compute")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def describe(root: Path) -> Described:
     :raises RigError: dpkg or debsbom could not read it; the message carries the end of the log.
     """
     found = packages(root)
-    place = root / _PLACE
+    place = root / PLACE
     place.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**_origin(), **_contents(root, found)}, indent=2) + "\n"
     (place / "manifest.json").write_text(text, encoding="utf-8")
@@ -48,7 +48,7 @@ def describe(root: Path) -> Described:
 def publish(root: Path, output: Path) -> None:
     """Copy what ``describe`` wrote into *root* beside the image *output*, in place of what lies there."""
     for name, beside in zip(_NAMES, _beside(output), strict=True):
-        shutil.copyfile(root / _PLACE / name, beside)
+        shutil.copyfile(root / PLACE / name, beside)
 
 
 def checksum(output: Path) -> None:

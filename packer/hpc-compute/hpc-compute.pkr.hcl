@@ -83,6 +83,12 @@ variable "collections_path" {
   description = "Where Ansible finds hpc.compute, if not in its usual places."
 }
 
+variable "describe_command" {
+  type        = string
+  default     = "true"
+  description = "Is given an archive of what tells the image's content and a folder for manifest and SBOMs. The Makefile names one."
+}
+
 source "qemu" "hpc-compute" {
   iso_url          = var.debian_cloud_image_url
   iso_checksum     = var.debian_cloud_image_checksum
@@ -155,6 +161,33 @@ build {
       ["ANSIBLE_PIPELINING=true", "ANSIBLE_HOST_KEY_CHECKING=false", "ANSIBLE_TIMEOUT=60"],
       var.collections_path == "" ? [] : ["ANSIBLE_COLLECTIONS_PATH=${var.collections_path}"]
     )
+  }
+
+  # What is in the image is listed here, where the tools are, and goes into it and beside it.
+  provisioner "shell" {
+    inline = [
+      "cd / && tar -cf /run/hpc-compute-contents.tar var/lib/dpkg/status var/lib/dpkg/arch-native var/lib/apt/extended_states usr/lib/modules/*/modules.dep usr/share/doc/*/changelog.Debian.gz",
+      "mkdir -p /usr/share/hpc-compute"
+    ]
+  }
+
+  provisioner "file" {
+    direction   = "download"
+    source      = "/run/hpc-compute-contents.tar"
+    destination = "${var.build_directory}/contents.tar"
+  }
+
+  provisioner "shell-local" {
+    inline = [
+      "rm -rf '${var.build_directory}/described' && mkdir '${var.build_directory}/described'",
+      "${var.describe_command} '${var.build_directory}/contents.tar' '${var.build_directory}/described'"
+    ]
+  }
+
+  provisioner "file" {
+    source      = "${var.build_directory}/described/"
+    destination = "/usr/share/hpc-compute"
+    generated   = true
   }
 
   # What was deleted takes no room in the file.
