@@ -83,7 +83,11 @@ def run_vm() -> int:
         "HPC_COMPUTE_APPTAINER": str(package),
         "HPC_COMPUTE_VIRT": kind.domain,
         "HPC_COMPUTE_CPU_MODE": kind.mode,
-        "ANSIBLE_LIBRARY": _vagrant_module(),
+        # of Molecule's Vagrant driver, which Molecule doesn't tell Ansible
+        "ANSIBLE_LIBRARY": str(_folder_of("molecule_plugins.vagrant") / "modules"),
+        # Python and a module's imports take seconds in an emulated machine, and are loaded once for all tasks of a play
+        "ANSIBLE_STRATEGY": "mitogen_linear",
+        "ANSIBLE_STRATEGY_PLUGINS": str(_folder_of("ansible_mitogen") / "plugins/strategy"),
         "HPC_COMPUTE_REPORT": str(_REPORTS / "molecule-libvirt.xml"),
     }
     heading("Tests in virtual machines")
@@ -110,10 +114,10 @@ def _apptainer() -> Path:
         node.down()
 
 
-def _vagrant_module() -> str:
-    """The folder of the module of Molecule's Vagrant driver, which Molecule doesn't tell Ansible."""
-    find = "import molecule_plugins.vagrant as m; print(m.__path__[0])"
-    return str(Path(run([VENV / "bin/python", "-c", find]).stdout.strip()) / "modules")
+def _folder_of(package: str) -> Path:
+    """Where the virtual environment has a Python package, parts of which Ansible has to be told of."""
+    find = f"import importlib.util as u; print(u.find_spec({package!r}).submodule_search_locations[0])"
+    return Path(run([VENV / "bin/python", "-c", find]).stdout.strip())
 
 
 def _checks() -> list[Check]:
