@@ -18,7 +18,7 @@ author:
   - The hpc.compute authors
 options:
   temporary_directory:
-    description: The directory of which RV(temporary_in_memory) speaks.
+    description: The directory of which RV(temporary_in_memory) and RV(temporary_there) speak.
     type: path
     default: /tmp
 attributes:
@@ -68,6 +68,10 @@ fuse:
   type: bool
 temporary_in_memory:
   description: Whether the temporary directory lies in memory.
+  returned: always
+  type: bool
+temporary_there:
+  description: Whether the temporary directory exists.
   returned: always
   type: bool
 driver:

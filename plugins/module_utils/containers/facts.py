@@ -27,6 +27,7 @@ def gather(run: machine.Run, temporary_directory: str, root: Path = Path("/")) -
         "temporary_in_memory": machine.is_tmpfs(
             (root / "proc/self/mounts").read_text(encoding="utf-8"), temporary_directory
         ),
+        "temporary_there": (root / temporary_directory.lstrip("/")).is_dir(),
         "driver": asdict(driver_libraries.compare(cache, driver_libraries.parse_list(text))),
         "nvliblist_added": driver_libraries.added(text),
         "device_specifications": machine.device_specifications(root),

@@ -38,10 +38,13 @@ def test_an_answer(tmp_path: Path) -> None:
         "user_namespaces": {"available": True, "reason": ""},
         "fuse": False,
         "temporary_in_memory": False,
+        "temporary_there": False,
         "driver": {"version": "", "names": (), "unlisted": (), "missing": ()},
         "nvliblist_added": ["libx.so"],
         "device_specifications": [],
     }
+    (tmp_path / "tmp").mkdir()
+    assert gather(run, "/tmp", tmp_path)["temporary_there"] is True
     answers["ldconfig"] = (1, "", "broken\n")
     with pytest.raises(OSError, match="answer of 'ldconfig -p', it failed with exit code 1: broken"):
         gather(run, "/tmp", tmp_path)
