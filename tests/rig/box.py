@@ -39,11 +39,14 @@ _MORE = (
     *("dkms", "gcc"),
 )
 #: The cloud kernel (small, and all that a virtual machine without real devices needs) before the newest; its headers.
+#: Of the newest only the many small files that all flavours share, which are no kernel and take minutes to unpack.
 _KERNEL = """
 apt-get -q update
-kernel=$(apt-cache search --names-only '^linux-image-[0-9.]+[+]deb[0-9.]+-cloud-amd64$' |
-    cut -d ' ' -f 1 | sort -V | tail -n 2 | head -n 1)
-apt-get -q -y --no-install-recommends install "$kernel" "$(echo "$kernel" | sed s/image/headers/)"
+kernels=$(apt-cache search --names-only '^linux-image-[0-9.]+[+]deb[0-9.]+-cloud-amd64$' |
+    cut -d ' ' -f 1 | sort -V | tail -n 2)
+kernel=$(echo "$kernels" | head -n 1)
+apt-get -q -y --no-install-recommends install "$kernel" "$(echo "$kernel" | sed s/image/headers/)" \
+    "$(echo "$kernels" | tail -n 1 | sed 's/image/headers/; s/-cloud-amd64$/-common/')"
 """
 _FILES = {
     **{path: text for path, text in base.FILES.items() if not path.startswith("etc/sudoers.d")},
